@@ -41,6 +41,13 @@ SEPARATE = {
     ("portrait_world", "models"): "the synthetic corpus is drawn, not learnt",
 }
 CONVENTIONAL_FILE_NAMES = {"__init__.py", "config.py", "cli.py", "loading.py"}
+WITHOUT_PERCEPTION = (
+    *("models.transformer", "models.wan_loading", "checkpoints.adapter", "checkpoints.convert", "audio_windows"),
+    *("data.dataset", "data.collate", "training.trainer", "training.cli", "commands.train", "cli"),
+    *("pipeline", "inference.cli", "inference.generate", "inference.model_sources"),
+)
+"""Modules that are imported where only the packages that every installation has are installed."""
+OPTIONAL = {"mediapipe", "insightface", "decord", "imageio", "cv2", "av", "deepspeed", "wandb", "gradio"}
 COMMANDS = "fantasytalking.commands."
 """Its modules are named after their commands, and each defines the same few names."""
 SHARED_NAMES = {"main": "the entry point of a process: the command line, and the server that runs eSpeak"}
@@ -71,6 +78,23 @@ def imports(path: Path, modules: dict[str, Path]) -> Iterator[str]:
                 yield found
 
 
+def imports_at_once(body: list[ast.stmt]) -> Iterator[str]:
+    """Names that a module imports while it is imported itself, as it writes them."""
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If | ast.Try | ast.With | ast.ClassDef | ast.For):
+            if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+                yield from imports_at_once(node.orelse)
+                continue
+            for part in ("body", "orelse", "handlers", "finalbody"):
+                for statement in getattr(node, part, []):
+                    handled = statement.body if isinstance(statement, ast.ExceptHandler) else [statement]
+                    yield from imports_at_once(handled)
+
+
 @pytest.fixture(scope="module")
 def graph() -> dict[str, set[str]]:
     modules = module_files()
@@ -99,6 +123,25 @@ def test_rooms_that_must_not_see_each_other(graph: dict[str, set[str]]) -> None:
     seen = {(room(module), room(other)) for module, others in graph.items() if "." in module for other in others}
     for pair, reason in SEPARATE.items():
         assert pair not in seen, f"{pair[0]} imports {pair[1]}, but {reason}"
+
+
+def test_training_and_inference_are_imported_without_optional_packages() -> None:
+    files = module_files()
+    waiting = [f"fantasytalking.{name}" for name in WITHOUT_PERCEPTION]
+    assert set(waiting) <= files.keys()
+    seen: set[str] = set()
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        names = set(imports_at_once(ast.parse(files[module].read_text()).body))
+        found = {name.partition(".")[0] for name in names} & OPTIONAL
+        assert not found, f"{module} imports {', '.join(sorted(found))} at once"
+        # The parents of a module are imported before it.
+        names |= {module.rpartition(".")[0]}
+        waiting += [known for name in names for known in (name, name.rpartition(".")[0]) if known in files]
+    assert len(seen) > 100
 
 
 def circular(graph: dict[str, set[str]]) -> set[str]:

@@ -18,7 +18,7 @@ from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES, m
 DEMO_PORTRAIT, DEMO_SPEECH, DEMO_VIDEO = (f"data/demo/{name}" for name in ("portrait.png", "speech.wav", "talking.mp4"))
 IDENTITIES = (1000, 1010, 1022)
 """People of the further portraits: held out, as that of the demonstration is."""
-DRIVER, DRIVER_SIZE, DRIVER_SENTENCE = 1004, 192, 3
+DRIVER, DRIVER_SIZE, DRIVER_SENTENCE, DRIVER_FRAMES = 1004, 192, 3, 50
 PAIR, PAIR_SIZE = (1006, 1012), (320, 192)
 
 
@@ -64,7 +64,8 @@ def render_examples(folder: Path) -> Examples:
     performance = _perform(DRIVER)
     driver, second = folder / "example-driving-video.mp4", folder / "example-second-speech.wav"
     renderer = PortraitRenderer(make_identity(DRIVER), DRIVER_SIZE, DEMO_ZOOM)
-    media.write_video(driver, [renderer.frame(state) for state in performance.animation.states[:50]], fps=WORLD_FPS)
+    states = performance.animation.states[:DRIVER_FRAMES]
+    media.write_video(driver, [renderer.frame(state) for state in states], fps=WORLD_FPS)
     media.write_wav(second, performance.speech.samples, performance.speech.sample_rate)
     pair = folder / "example-pair.png"
     media.write_image(pair, GroupRenderer(PAIR, PAIR_SIZE, 1.0, np.random.default_rng(0)).portrait())

@@ -3,16 +3,16 @@
 import copy
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from fantasytalking.common.config_aliases import RENAMED_KEYS, rename_old_keys
@@ -78,6 +78,11 @@ def _structured(schema: type) -> DictConfig:
     return structured
 
 
+@cache
+def _type_hints(schema: Hashable) -> dict[str, Any]:
+    return get_type_hints(schema)
+
+
 def _finalize(schema: type[ConfigT], merged: Any, overrides: Sequence[str], source: str) -> ConfigT:
     for override in overrides:
         key, separator, _ = override.partition("=")
@@ -90,14 +95,14 @@ def _finalize(schema: type[ConfigT], merged: Any, overrides: Sequence[str], sour
             )
     merged = _merge_overrides(schema, merged, overrides)
     try:
-        missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
-        if missing:
-            raise InputError(
-                f"{source}: no value for {', '.join(missing)}; set it in the file or as {missing[0]}=...",
-                code=ErrorCode.missing_value,
-                field=missing[0],
-            )
         config = OmegaConf.to_object(merged)
+    except MissingMandatoryValue as error:
+        missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
+        raise InputError(
+            f"{source}: no value for {', '.join(missing)}; set it in the file or as {missing[0]}=...",
+            code=ErrorCode.missing_value,
+            field=missing[0],
+        ) from error
     except OmegaConfBaseException as error:
         raise InputError(
             f"{source} at '{error.full_key}': {str(error).splitlines()[0]}",
@@ -277,7 +282,7 @@ def _reject_unknown_keys(schema: Any, update: Any, prefix: str, source: str) -> 
             field=prefix.rstrip("."),
             value=update,
         )
-    hints = get_type_hints(schema)
+    hints = _type_hints(cast(Hashable, schema))
     known, renamed = (
         [field.name for field in fields(schema)],
         RENAMED_KEYS.get(str(getattr(schema, "__name__", "")), {}),

@@ -70,12 +70,14 @@ def settings(saved: Path, expressive: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def server(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(
+    settings: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Server]:
     pytest.importorskip("gradio")
     pytest.importorskip("mediapipe")
     import uvicorn
 
-    from fantasytalking.app.examples import render_examples
+    from fantasytalking.app import examples as app_examples
     from fantasytalking.app.hosts import AllowedHosts
     from fantasytalking.app.serve import UPLOAD_FOLDER_VARIABLE, build_app, open_socket, upload_folder
     from fantasytalking.app.service import GenerationService
@@ -85,7 +87,10 @@ def server(settings: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     service = GenerationService(load_config(InferConfig, settings, []), folder / "made", MAX_PAGE_SECONDS)
     with upload_folder() as uploads, open_socket("127.0.0.1", 0) as listening:
         (uploads / "examples").mkdir()
-        examples = render_examples(uploads / "examples")
+        with pytest.MonkeyPatch.context() as patch:
+            if not request.config.getoption("--browser"):
+                patch.setattr(app_examples, "DRIVER_FRAMES", 5)  # only a browser gives it to the model
+            examples = app_examples.render_examples(uploads / "examples")
         service.warm_up(examples.speech[0].portrait, DEMO_FOLDER / DEMO_SPEECH_FILE)
         app = build_app(service, AllowedHosts("127.0.0.1"), uploads, examples)
         running = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))

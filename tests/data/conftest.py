@@ -7,20 +7,19 @@ import torch
 
 from fantasytalking.encoders.expression import ExpressionEncoder, ExpressionEncoderConfig, ExpressionNetwork
 from tests.data.sample_videos import write_good_videos
+from tests.helpers.shared_folder import shared_folder
 from tests.helpers.tiny_components import build_components
 
 
 @pytest.fixture(scope="session")
 def components(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_components(tmp_path_factory.mktemp("components"))
+    return shared_folder(tmp_path_factory, "components", build_components)
 
 
 @pytest.fixture(scope="session")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of usable videos."""
-    folder = tmp_path_factory.mktemp("good")
-    write_good_videos(folder)
-    return folder
+    return shared_folder(tmp_path_factory, "good", write_good_videos)
 
 
 @pytest.fixture(scope="session")

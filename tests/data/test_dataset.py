@@ -1,7 +1,5 @@
 """The dataset and its batches: contents, order and resuming."""
 
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +16,6 @@ from fantasytalking.data.features import save_features
 from fantasytalking.data.manifest import ClipRecord, write_records
 from tests.data.feature_corpus import random_features, record, save_clip
 from tests.helpers.errors import raises_input_error
-from tests.helpers.paths import ROOT
 
 
 @pytest.fixture
@@ -172,16 +169,6 @@ def test_an_epoch_is_resumed_where_it_stopped() -> None:
     sampler.set_position(2, 3)
     assert list(sampler) == complete[3:]
     assert list(sampler) == complete, "the next pass is complete again"
-
-
-def test_the_training_side_needs_no_perception() -> None:
-    program = (
-        "import sys; import fantasytalking.data.collate, fantasytalking.data.dataset;"
-        "found = {'mediapipe', 'decord', 'cv2', 'av', 'insightface'} & set(sys.modules);"
-        "sys.exit(str(found) if found else 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
 
 
 WHISPER = AudioEncoderSpec("whisper", 24, TokenTiming(50.0, 0.0), (0.5,))

@@ -40,12 +40,12 @@ def open_pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 def long_video(pipe: FantasyTalkingPipeline, portrait: Portrait) -> np.ndarray:
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    return np.asarray(pipe(portrait, random_speech(1.2), controls=CONTROLS, generator=generator).frames)
+    return np.asarray(pipe(portrait, random_speech(0.8), controls=CONTROLS, generator=generator).frames)
 
 
 def stream(pipe: FantasyTalkingPipeline, portrait: Portrait) -> np.ndarray:
     pipe.set_progress_bar_config(disable=True)
-    speech, generator = AudioSampleQueue([random_speech(1.2)]), torch.Generator().manual_seed(0)
+    speech, generator = AudioSampleQueue([random_speech(0.8)]), torch.Generator().manual_seed(0)
     pieces = list(pipe.stream(portrait, speech, CONTROLS, generator=generator))
     return np.concatenate([piece.frames for piece in pieces]) / 255.0
 

@@ -35,7 +35,7 @@ SHOWN = {
     "validation__image": DEMO_FOLDER / DEMO_PORTRAIT_FILE,
     "validation__audio": DEMO_FOLDER / DEMO_SPEECH_FILE,
     "validation__max_seconds": 0.3,
-    "validation__num_inference_steps": 2,
+    "validation__num_inference_steps": 1,
 }
 KINDS: dict[str, tuple[Any, dict[str, Any], dict[str, Any], list[Expert | None]]] = {
     "tiny-5b": (save_5b, WAN_5B, {"vae": {"scale_factor_spatial": 16}}, [None]),

@@ -13,14 +13,13 @@ TOGETHER = {
     "tests/portrait_world/corpus/test_clip_corpus.py": "the fork server",
     "tests/training/test_interruptions.py": "the fork server",
     "tests/training/test_kill_and_resume.py": "the fork server",
-    "tests/training/test_trainer.py": "Weights & Biases",
-    "tests/training/test_validation_sampler.py": "Weights & Biases",
+    "tests/training/test_trackers.py": "the fork server",
+    "tests/training/test_validation_sampler.py": "the fork server",
 }
 """What files share that takes seconds to start. Other files are units of their own."""
 LONGEST_FIRST = (
     "the fork server",
     "the page's server",
-    "Weights & Biases",
     *("tests/training/", "tests/data/", "tests/inference/", "tests/nano/", "tests/perception/"),
     *("tests/pipeline/", "tests/portrait_world/", "tests/media/", "tests/models/", "tests/encoders/", "tests/"),
 )

@@ -3,11 +3,13 @@
 The list is one, since Python has one fork server and the last list that it is given counts.
 """
 
+from collections.abc import Callable
 from functools import cache
 from multiprocessing import get_context
 
 FORK_SERVER = get_context("forkserver")
 MODULES = [
+    "wandb",  # first: its import goes through all modules that are loaded, many times
     "fantasytalking.training.trainer",
     "fantasytalking.data.prepare.preparation",
     "fantasytalking.pipeline.pipeline",
@@ -26,3 +28,19 @@ def start_fork_server() -> None:
     process.start()
     process.join(200)
     assert process.exitcode == 0
+
+
+def run_in_fork(target: Callable[..., object], *arguments: object) -> None:
+    """Runs `target` on one thread in a process of the fork server, which must end well."""
+    start_fork_server()
+    process = FORK_SERVER.Process(target=_run_on_one_thread, args=(target, arguments))
+    process.start()
+    process.join(200)
+    assert process.exitcode == 0
+
+
+def _run_on_one_thread(target: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    target(*arguments)

@@ -21,6 +21,7 @@ from fantasytalking.models.presets import load_model_config
 from fantasytalking.models.wan_loading import load_from_wan
 from fantasytalking.pipeline import FantasyTalkingPipeline, Portrait
 from fantasytalking.pipeline.speakers import DrivingExpression
+from tests.helpers.shared_folder import shared_folder
 from tests.helpers.tiny_components import IMAGE_DIM, TEXT_DIM, build_components
 from tests.helpers.tiny_transformer import randomize_zero_init
 
@@ -37,56 +38,64 @@ LORA = LoraSpec(2, 2.0, ("attn1.to_q", "ffn.net.2"))
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A components folder with a tiny Wan transformer, whose adapter has the sizes of the nano preset."""
-    folder = build_components(tmp_path_factory.mktemp("base"), audio_dim=load_model_config("nano").portrait.audio_dim)
-    torch.manual_seed(0)
-    WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=24,
-        in_channels=36,
-        out_channels=16,
-        text_dim=TEXT_DIM,
-        freq_dim=32,
-        ffn_dim=64,
-        num_layers=2,
-        image_dim=IMAGE_DIM,
-        added_kv_proj_dim=48,
-    ).save_pretrained(folder / "transformer")
-    return folder
+
+    def write(folder: Path) -> None:
+        build_components(folder, audio_dim=load_model_config("nano").portrait.audio_dim)
+        torch.manual_seed(0)
+        WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=24,
+            in_channels=36,
+            out_channels=16,
+            text_dim=TEXT_DIM,
+            freq_dim=32,
+            ffn_dim=64,
+            num_layers=2,
+            image_dim=IMAGE_DIM,
+            added_kv_proj_dim=48,
+        ).save_pretrained(folder / "transformer")
+
+    return shared_folder(tmp_path_factory, "base", write)
 
 
 @pytest.fixture(scope="session")
 def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """all/: everything trained, with motion_normaliser.json; audio/: audio alone; released/: with released windows."""
-    folder = tmp_path_factory.mktemp("adapters")
-    torch.manual_seed(1)
-    model = load_from_wan(base, asdict(load_model_config("nano").portrait))
-    randomize_zero_init(model, 0.3)
-    described = AdapterConfig(["audio", "face", "motion"], "seconds", face_ranges=FACE_RANGES)
-    save_adapter(model, folder / "all", described)
-    constants = '{"expression_low": 1e-4, "expression_high": 1e-2, "body_low": 1e-3, "body_high": 0.1}'
-    (folder / "all" / "motion_normaliser.json").write_text(constants)
-    save_adapter(model, folder / "audio", AdapterConfig(["audio"], "seconds"))
-    plain = load_from_wan(base, WITHOUT_AUDIO_POSITIONS)
-    randomize_zero_init(plain, 0.3)
-    save_adapter(plain, folder / "released", AdapterConfig(["audio"], "official"))
-    return folder
+
+    def write(folder: Path) -> None:
+        torch.manual_seed(1)
+        model = load_from_wan(base, asdict(load_model_config("nano").portrait))
+        randomize_zero_init(model, 0.3)
+        described = AdapterConfig(["audio", "face", "motion"], "seconds", face_ranges=FACE_RANGES)
+        save_adapter(model, folder / "all", described)
+        constants = '{"expression_low": 1e-4, "expression_high": 1e-2, "body_low": 1e-3, "body_high": 0.1}'
+        (folder / "all" / "motion_normaliser.json").write_text(constants)
+        save_adapter(model, folder / "audio", AdapterConfig(["audio"], "seconds"))
+        plain = load_from_wan(base, WITHOUT_AUDIO_POSITIONS)
+        randomize_zero_init(plain, 0.3)
+        save_adapter(plain, folder / "released", AdapterConfig(["audio"], "official"))
+
+    return shared_folder(tmp_path_factory, "adapters", write)
 
 
 @pytest.fixture(scope="session")
 def expressive(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter by which videos can drive the faces, with the encoder that reads them."""
-    torch.manual_seed(3)
-    model = load_from_wan(base, asdict(load_model_config("nano").portrait))
-    ensure_expression_modules(model, EXPRESSION)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("expression_v_proj.weight"):
-                parameter.normal_(std=0.3)
-    folder = tmp_path_factory.mktemp("expressive") / "adapter"
-    save_adapter(model, folder, AdapterConfig(["expression"], "seconds", expression=EXPRESSION.to_dict()))
-    network = ExpressionNetwork(ExpressionEncoderConfig(list(EXPRESSION.dims), size=16, channels=[8, 8], hidden=8))
-    ExpressionEncoder(network).save_pretrained(folder / "expression_encoder")
-    return folder
+
+    def write(folder: Path) -> None:
+        torch.manual_seed(3)
+        model = load_from_wan(base, asdict(load_model_config("nano").portrait))
+        ensure_expression_modules(model, EXPRESSION)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("expression_v_proj.weight"):
+                    parameter.normal_(std=0.3)
+        config = AdapterConfig(["expression"], "seconds", expression=EXPRESSION.to_dict())
+        save_adapter(model, folder / "adapter", config)
+        network = ExpressionNetwork(ExpressionEncoderConfig(list(EXPRESSION.dims), size=16, channels=[8, 8], hidden=8))
+        ExpressionEncoder(network).save_pretrained(folder / "adapter" / "expression_encoder")
+
+    return shared_folder(tmp_path_factory, "expressive", write) / "adapter"
 
 
 @pytest.fixture(scope="session")
@@ -121,26 +130,26 @@ def pipe(base: Path, adapters: Path) -> FantasyTalkingPipeline:
 @pytest.fixture(scope="session")
 def saved(pipe: FantasyTalkingPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same pipeline, saved whole."""
-    folder = tmp_path_factory.mktemp("saved")
-    pipe.save_pretrained(folder)
-    return folder
+    return shared_folder(tmp_path_factory, "saved", pipe.save_pretrained)
 
 
 @pytest.fixture(scope="session")
 def fast(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What stage 3 leaves of a saved pipeline: LoRA and guidance embedder in half precision."""
-    torch.manual_seed(2)
-    model = load_from_wan(base, asdict(load_model_config("nano").portrait))
-    model.add_guidance_embedder(DISTILLATION)
-    add_lora(model, LORA, torch.float32)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".lora_B." in name or name.startswith("guidance_embedder.output"):
-                parameter.normal_(std=0.1)
-    folder = tmp_path_factory.mktemp("fast") / "adapter"
-    config = AdapterConfig(["guidance"], "seconds", distillation=DISTILLATION.to_dict(), lora=LORA.to_dict())
-    save_adapter(model.half(), folder, config)
-    return folder
+
+    def write(folder: Path) -> None:
+        torch.manual_seed(2)
+        model = load_from_wan(base, asdict(load_model_config("nano").portrait))
+        model.add_guidance_embedder(DISTILLATION)
+        add_lora(model, LORA, torch.float32)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if ".lora_B." in name or name.startswith("guidance_embedder.output"):
+                    parameter.normal_(std=0.1)
+        config = AdapterConfig(["guidance"], "seconds", distillation=DISTILLATION.to_dict(), lora=LORA.to_dict())
+        save_adapter(model.half(), folder / "adapter", config)
+
+    return shared_folder(tmp_path_factory, "fast", write) / "adapter"
 
 
 @pytest.fixture(scope="session")

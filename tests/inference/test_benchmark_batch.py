@@ -21,6 +21,7 @@ from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.job import job_from_record
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
 from tests.helpers.errors import raises_input_error
+from tests.helpers.shared_folder import shared_folder
 
 pytest.importorskip("mediapipe")
 SENTENCES = ("Go home.",)
@@ -31,12 +32,15 @@ class Rank(NamedTuple):
     num_processes: int
 
 
+def going_home(factory: pytest.TempPathFactory) -> Path:
+    """A corpus of a clip of each of three people."""
+    plan = CorpusPlan(range(1000, 1003), SENTENCES, size=96)
+    return shared_folder(factory, "going_home", lambda folder: list(make_corpus(plan, folder)))
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    for _ in make_corpus(CorpusPlan(range(1000, 1003), SENTENCES, size=96), folder):
-        pass
-    return folder
+    return going_home(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,9 @@ def test_a_video_with_its_record_and_sheet(capsys, options, tmp_path):
     assert record["result"]["frames"] == 22 and record["result"]["motion_normaliser"]["body_high"] == 0.1
 
 
-@pytest.mark.parametrize("fps", [16, 23, 29.97, 60])
+@pytest.mark.parametrize(
+    "fps", [16, 29.97, pytest.param(23, marks=pytest.mark.slow), pytest.param(60, marks=pytest.mark.slow)]
+)
 def test_picture_and_sound_end_together(capsys, options, tmp_path, fps):
     assert run_infer(capsys, *options, "--fps", fps, "--num-inference-steps", 1).code == 0
     info = probe(tmp_path / "video.mp4")
@@ -167,7 +169,7 @@ def test_a_base_with_an_adapter(capsys, options, base, adapters, saved, tmp_path
 )
 def test_any_picture(capsys, options, face_picture, tmp_path, kind):
     image = Image.fromarray(face_picture)
-    path = tmp_path / ("in.webp" if kind == "webp" else "in.jpg" if kind in ("cmyk", "exif") else "in.png")
+    path = tmp_path / ("in.webp" if kind == "webp" else "in.jpg" if kind in ("cmyk", "exif", "huge") else "in.png")
     if kind == "exif":
         exif = Image.Exif()
         exif[0x0112] = 6  # shown turned by 90 degrees clockwise

@@ -222,15 +222,15 @@ def test_a_segment_far_from_a_key_frame_is_read(tmp_path: Path, start: float) ->
 
 def test_a_missing_tail_is_reported(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    write_video(tmp_path / "a.mp4", (rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(1500)), fps=25)
+    write_video(tmp_path / "a.mp4", (rng.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(300)), fps=5)
     ffmpeg("-i", str(tmp_path / "a.mp4"), "-c", "copy", str(tmp_path / "a.mkv"))
     content = (tmp_path / "a.mkv").read_bytes()
     (tmp_path / "cut.mkv").write_bytes(content[: int(len(content) * 0.97)])
     times: list[float] = []
     with raises_input_error(ErrorCode.unreadable_media, "path", str(tmp_path / "cut.mkv")) as error:
-        times.extend(time for time, _ in iter_frames(tmp_path / "cut.mkv", fps=25))
+        times.extend(time for time, _ in iter_frames(tmp_path / "cut.mkv", fps=5))
     assert re.search(r"breaks off at 5\d\.\d\d s of the 60\.\d\d s", str(error.value))
-    assert len(times) < 0.985 * 1500
+    assert len(times) < 0.985 * 300
 
 
 def test_an_encoder_error_is_not_reported_as_unreadable(tmp_path: Path) -> None:

@@ -9,25 +9,32 @@ import torch
 from fantasytalking.nano.corpora.frame_store import FrameStore, open_frame_store
 from fantasytalking.nano.corpora.portrait_images import PortraitImages, load_portrait_images, render_missing_portraits
 from fantasytalking.nano.corpora.video_corpus import CorpusPart, render_videos
+from tests.helpers.shared_folder import shared_folder
 
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("videos")
-    render_videos([CorpusPart("group000", range(3, 5), ("Move up.",))], folder, 96, seed=0, processes=1, zoom=1.2)
-    return folder
+    part = CorpusPart("group000", range(3, 5), ("Move up.",))
+    return shared_folder(
+        tmp_path_factory,
+        "videos",
+        lambda folder: render_videos([part], folder, 96, seed=0, processes=1, zoom=1.2),
+    )
 
 
 @pytest.fixture(scope="session")
 def frames(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
-    return open_frame_store(videos, tmp_path_factory.mktemp("frames") / "frames")
+    folder = shared_folder(tmp_path_factory, "frames", lambda folder: open_frame_store(videos, folder / "frames"))
+    return open_frame_store(videos, folder / "frames")
 
 
 @pytest.fixture(scope="session")
 def stills(tmp_path_factory: pytest.TempPathFactory) -> PortraitImages:
-    folder = tmp_path_factory.mktemp("stills")
-    assert list(render_missing_portraits(range(3), 4, 96, folder, seed=0, processes=1)) == [0, 1, 2, 3]
-    return load_portrait_images(range(3), folder)
+
+    def write(folder: Path) -> None:
+        assert list(render_missing_portraits(range(3), 4, 96, folder, seed=0, processes=1)) == [0, 1, 2, 3]
+
+    return load_portrait_images(range(3), shared_folder(tmp_path_factory, "stills", write))
 
 
 @pytest.fixture(autouse=True)

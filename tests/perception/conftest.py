@@ -1,11 +1,13 @@
 """Scenes rendered by the portrait world, with known motion."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fantasytalking.perception.face_track import FaceTrack, track_faces
+from tests.helpers.shared_folder import shared_folder
 
 pytest.importorskip("mediapipe")
 
@@ -40,14 +42,24 @@ def draw_scene(identity: int, *, talking: bool, count: int = COUNT) -> DrawnScen
     return DrawnScene(np.stack([sitter.frame(state) for state in states]), times, mouth, yaw)
 
 
-@pytest.fixture(scope="session")
-def talker() -> DrawnScene:
-    return draw_scene(3, talking=True)
+def shared_scene(factory: pytest.TempPathFactory, name: str, identity: int, *, talking: bool) -> DrawnScene:
+    """The scene of `draw_scene`, drawn once in a run of tests."""
+
+    def write(folder: Path) -> None:
+        np.savez(folder / "scene.npz", **vars(draw_scene(identity, talking=talking)))
+
+    with np.load(shared_folder(factory, name, write) / "scene.npz") as values:
+        return DrawnScene(**values)
 
 
 @pytest.fixture(scope="session")
-def listener() -> DrawnScene:
-    return draw_scene(8, talking=False)
+def talker(tmp_path_factory: pytest.TempPathFactory) -> DrawnScene:
+    return shared_scene(tmp_path_factory, "talker", 3, talking=True)
+
+
+@pytest.fixture(scope="session")
+def listener(tmp_path_factory: pytest.TempPathFactory) -> DrawnScene:
+    return shared_scene(tmp_path_factory, "listener", 8, talking=False)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from fantasytalking.perception.multi_person_filter import (
 from tests.helpers.errors import raises_input_error
 from tests.perception.faulty_clips import FAULT_KINDS, FaultyClip, FaultyClipRenderer
 
-SEED = 10
+SEED, SECONDS = 10, 1.6
 
 
 def judge(clip: FaultyClip) -> MultiPersonAssessment:
@@ -40,7 +40,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def moving() -> FaultyClip:
-    return FaultyClipRenderer(96, SEED).clip("two moving")
+    return FaultyClipRenderer(96, SEED, SECONDS).clip("two moving")
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +61,13 @@ def test_two_moving_people_are_accepted_from_left_to_right(moving: FaultyClip, t
 
 @pytest.mark.parametrize("kind", ["passer-by", "two still", "two blurred"])
 def test_faults_are_reported(kind: str) -> None:
-    clip = FaultyClipRenderer(96, SEED).clip(kind)
+    clip = FaultyClipRenderer(96, SEED, SECONDS).clip(kind)
     judgement = judge(clip)
     assert agrees(clip, judgement), (judgement.rejections, judgement.qualities)
 
 
 def test_a_photograph_on_the_wall_is_not_a_second_person() -> None:
-    clip = FaultyClipRenderer(128, SEED).clip("photograph")
+    clip = FaultyClipRenderer(128, SEED, SECONDS).clip("photograph")
     judgement = judge(clip)
     assert judgement.rejections == (MultiPersonRejection.STATIC,), judgement.qualities
     assert len(judgement.person_indices) == 1

@@ -40,7 +40,7 @@ def opening(face: object) -> float:
 
 
 def test_a_face_is_detected_and_its_mouth_measured() -> None:
-    measured, known = tracked(ClipPlan(2, 0, "Both maps were above the pump.", 0, expression=0.6, body=0.4), 128, 2)
+    measured, known = tracked(ClipPlan(2, 0, "Both maps were blue.", 0, expression=0.6, body=0.4), 128, 2)
     assert np.isfinite(measured).mean() >= 0.99
     found = np.isfinite(measured)
     assert np.corrcoef(measured[found], known[found])[0, 1] > 0.92

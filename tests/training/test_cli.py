@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fantasytalking.cli import run
 from fantasytalking.common.config import CONFIGS_FOLDER, load_config, save_config
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.collate import AudioAlignment
@@ -36,13 +37,28 @@ def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch: pytest.MonkeyPatch, 
 
 LIGHT = ["models.transformer", "models.wan_loading", "checkpoints.adapter", "checkpoints.convert", "audio_windows"]
 LIGHT += ["pipeline", "inference.cli", "inference.generate", "inference.model_sources", "training"]
-WITHOUT_PERCEPTION = """
+OPTIONAL = ("mediapipe", "insightface", "decord", "imageio", "cv2", "av", "deepspeed", "wandb", "gradio")
+WITHOUT_PERCEPTION = f"""
 import importlib, sys
-for name in ("mediapipe", "insightface", "decord", "imageio", "cv2", "av", "deepspeed", "wandb", "gradio"):
+for name in {OPTIONAL}:
     sys.modules[name] = None  # as where it is not installed
 """
 
 
+def test_a_run_needs_no_perception_packages(
+    tmp_path: Path, corpus: Path, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """While it runs; tests/test_architecture.py looks at what is imported before."""
+    for name in OPTIONAL:
+        for loaded in [key for key in sys.modules if key.partition(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, loaded)
+        monkeypatch.setitem(sys.modules, name, None)  # as where it is not installed
+    settings = config_overrides(tmp_path / "run", corpus, base, stage__steps=1)
+    run(["train", "--config", "configs/nano/stage1.yaml", *settings])
+    assert (tmp_path / "run" / "adapter" / "adapter.safetensors").is_file()
+
+
+@pytest.mark.slow
 def test_training_on_an_existing_corpus_needs_no_perception_packages(tmp_path: Path, corpus: Path, base: Path):
     settings = config_overrides(tmp_path / "run", corpus, base, stage__steps=1)
     program = f"""{WITHOUT_PERCEPTION}

@@ -218,6 +218,7 @@ def test_one_step_then_resumed_to_two_equals_two(configure: Configure, stage2: P
     assert read_losses(resumed.output) == read_losses(straight.output)
 
 
+@pytest.mark.slow
 def test_twenty_steps_lower_the_loss_at_window_starts(configure: Configure, stage2: Path):
     changes = {**STAGE3, "stage__distillation__window_start_fraction": 1.0, "stage__lora__rank": 8}
     config = configure(

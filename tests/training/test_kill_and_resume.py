@@ -10,7 +10,7 @@ import torch
 from fantasytalking.common.config import load_config
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.trainer import Trainer
-from tests.helpers.fork_server import FORK_SERVER, start_fork_server
+from tests.helpers.fork_server import FORK_SERVER, run_in_fork
 from tests.training.conftest import Configure
 from tests.training.run_artifacts import bit_equal, load_adapter_tensors, load_checkpoint_tensors, read_losses
 from tests.training.tiny_corpus import config_overrides
@@ -30,20 +30,11 @@ def is_at(output: Path, moment: str) -> bool:
     return bool(saved) and bool(saving) == (moment == "while saving")
 
 
-def train_in_process(config: TrainConfig) -> None:
-    """Trains in a process of its own, as a command does."""
-    start_fork_server()
-    process = FORK_SERVER.Process(target=train, args=(config,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-
-
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory, corpus: Path, base: Path) -> Path:
     """Output of a run that nothing interrupts."""
     output = tmp_path_factory.mktemp("uninterrupted") / "straight"
-    train_in_process(load_config(TrainConfig, None, config_overrides(output, corpus, base, **CHANGES)))
+    run_in_fork(train, load_config(TrainConfig, None, config_overrides(output, corpus, base, **CHANGES)))
     return output
 
 
@@ -62,7 +53,7 @@ def test_a_killed_run_resumes_to_the_same_weights(moment: str, configure: Config
     assert process.exitcode == -signal.SIGKILL, "the run finished before it could be killed"
     assert not (output / "adapter").exists()
 
-    train_in_process(killed)
+    run_in_fork(train, killed)
     assert bit_equal(load_checkpoint_tensors(output, 12), load_checkpoint_tensors(straight, 12))
     assert bit_equal(load_adapter_tensors(output), load_adapter_tensors(straight))
     assert read_losses(output) == read_losses(straight)

@@ -6,6 +6,7 @@ from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.training.config import TrainConfig
 from fantasytalking.training.trackers import flat_settings, wandb_run_id
 from fantasytalking.training.trainer import Trainer
+from tests.helpers.fork_server import run_in_fork
 from tests.training.conftest import Configure
 
 
@@ -36,3 +37,14 @@ def test_settings_are_flat_and_of_plain_types():
     assert flat["stage.loss.weight"] == "lip" and flat["stage.loss.eta"] == 0.2
     assert flat["stage.trainable"] == '["audio", "face", "motion"]' and flat["base"] == "null"
     assert all(type(value) in (int, float, str, bool) for value in flat.values())
+
+
+def train(config: TrainConfig) -> None:
+    Trainer(config).train()
+
+
+def test_a_disabled_wandb_writes_nothing(configure: Configure):
+    """tests/training/test_validation_sampler.py records a run offline."""
+    config = configure(logging__trackers="[wandb]", logging__wandb_mode="disabled", stage__steps=1)
+    run_in_fork(train, config)
+    assert not list(Path(config.output).glob("wandb/**/*.wandb"))

@@ -56,7 +56,7 @@ def test_ten_steps_give_the_golden_losses(configure: Configure, stage: dict[str,
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"optimizer__ema_decay": 0.9, "gradient_accumulation_steps": 2, "batch_size": 1, **STAGE2},
         {"optimizer__type": OptimizerType.muon},
     ],
@@ -72,7 +72,9 @@ def test_two_steps_then_resumed_to_four_equal_four(configure: Configure, changes
     assert read_losses(resumed.output) == read_losses(straight.output)
 
 
-@pytest.mark.parametrize("stage", [{}, STAGE2], ids=["stage1", "stage2"])
+@pytest.mark.parametrize(
+    "stage", [pytest.param({}, marks=pytest.mark.slow, id="stage1"), pytest.param(STAGE2, id="stage2")]
+)
 def test_twenty_steps_lower_the_loss(configure: Configure, stage: dict[str, str]):
     config = configure(stage__steps=20, batch_size=8, checkpoints__interval=20, optimizer__learning_rate=3e-3, **stage)
     fresh, _ = build_model(config, torch.float32)
@@ -435,15 +437,3 @@ def test_training_starts_from_the_released_audio_weights(configure: Configure, t
     )
     with raises_input_error(ErrorCode.missing_file, "stage.init_from", str(tmp_path / "nothing")):
         run(configure("none", stage__init_from=tmp_path / "nothing"))
-
-
-def test_wandb_modes_offline_and_disabled(configure: Configure):
-    for mode in ("offline", "disabled"):
-        config = configure(mode, logging__trackers="[wandb]", logging__wandb_mode=mode)
-        run(config)
-        runs = list((Path(config.output) / "wandb").glob("offline-run-*/*.wandb"))
-        assert len(runs) == (mode == "offline")
-        run_id = (Path(config.output) / "wandb_id.txt").read_text().strip()
-        for path in runs:
-            assert path.name == f"run-{run_id}.wandb"
-            assert "optimizer.learning_rate" in (path.parent / "logs" / "debug.log").read_text()

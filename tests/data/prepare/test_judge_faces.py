@@ -88,7 +88,7 @@ def test_moving_people_are_accepted_and_the_others_rejected_with_value_and_limit
     assert "squared interocular distances; at least 0.0001 is needed" in judged.rejections["still.mp4"].detail
 
 
-@pytest.mark.parametrize("video", ["blurred.mp4", "still.mp4"])
+@pytest.mark.parametrize("video", ["still.mp4", pytest.param("blurred.mp4", marks=pytest.mark.slow)])
 def test_people_are_not_filtered_by_default(judged: Judged, video: str) -> None:
     prepared = prepare_clip(clip_of(judged.videos, video), replace(judged.config, filter_people=False))
     assert len(prepared.tracks) == 2

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,7 @@ def copy(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exprbench")
     shutil.copytree(world, folder / "one")
     plan = GroupCorpusPlan(range(1002, 1004), ("Hop to it.",), 2, (160, SIZE), expression=0.8, body=0.6, seed=1)
-    for _ in make_corpus(plan, folder / "two"):
-        pass
+    assert list(islice(make_corpus(plan, folder / "two"), 2))[-1] == (1, 2), "one group is enough"
     for people in (1, 2):
         assert list(render_cross_ground_truth(folder, people, 1))[-1] == (1, 1)
     return folder

@@ -69,10 +69,10 @@ def runs(values: Sequence[float], aimed: Sequence[float], truth: float) -> list[
 def test_intervals_have_their_nominal_coverage() -> None:
     random = np.random.default_rng(0)
     covered = 0
-    for _ in range(200):
+    for _ in range(100):
         found = bootstrap_estimate(Plain(), records(random.normal(3.0, 1.0, 30)), resamples=200)["plain"]
         covered += found.low <= 3.0 <= found.high
-    assert 0.88 <= covered / 200 <= 0.98
+    assert 0.88 <= covered / 100 <= 0.98
 
 
 def test_intervals_are_seeded_and_narrower_with_more_clips() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from fantasytalking.media import read_audio
 from fantasytalking.nano.config import ExtendedVideosConfig
+from fantasytalking.nano.corpora import unique_utterances
 from fantasytalking.nano.corpora.unique_utterances import UniqueUtterancesPlan, render_extended_videos, vary_sentence
 from fantasytalking.nano.corpora.video_corpus import training_sentences
 
@@ -41,8 +42,11 @@ def test_utterances_are_unique_and_independent_of_other_people() -> None:
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def videos(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path_factory.mktemp("more")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(unique_utterances, "training_sentences", lambda: ["Pip.", "Mow."])  # short
+    request.addfinalizer(monkeypatch.undo)
     assert render_extended_videos(WORDS, folder, 96, seed=0, processes=1) == 3
     return folder
 

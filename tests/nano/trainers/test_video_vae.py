@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 INNER_LIPS = [78, 308, 13, 14]
 
 
-def tiny(steps: int = 80, save_every: int = 100) -> VaeTraining:
+def tiny(steps: int = 50, save_every: int = 100) -> VaeTraining:
     run = ComponentTrainingConfig(
         steps=steps, batch_size=2, learning_rate=0.003, warmup_steps=2, save_interval=save_every
     )

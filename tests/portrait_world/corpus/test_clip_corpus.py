@@ -1,8 +1,7 @@
 """Tests of corpora: independence of processes and interruptions, and of the training and held-out splits."""
 
 import json
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from fantasytalking.media import read_video
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus, read_sentences
 from tests.helpers.errors import raises_input_error
 from tests.helpers.fork_server import start_fork_server
-from tests.helpers.paths import ROOT, SCRIPTS
+from tests.helpers.paths import ROOT
 from tests.helpers.scripts import run_script
 
 SENTENCES = ROOT / "data" / "portrait_world"
@@ -41,7 +40,8 @@ def test_two_processes_write_the_same_files(corpus: Path, tmp_path: Path) -> Non
     assert list(make_corpus(PLAN, tmp_path, processes=2))[-1] == (4, 4)
     assert clip_names(tmp_path) == clip_names(corpus)
     for name in clip_names(corpus):
-        assert (tmp_path / name / "truth.json").read_bytes() == (corpus / name / "truth.json").read_bytes()
+        for file in ("truth.json", "speech.wav"):
+            assert (tmp_path / name / file).read_bytes() == (corpus / name / file).read_bytes()
         first, second = read_video(corpus / name / "video.mp4").frames, read_video(tmp_path / name / "video.mp4").frames
         assert np.array_equal(first, second)
 
@@ -55,7 +55,9 @@ def test_rendering_resumes(corpus: Path, tmp_path: Path) -> None:
     finished = clip_names(tmp_path)
     kept = (tmp_path / "id0000_s0000" / "truth.json").stat().st_mtime_ns
     assert "id0000_s0000" in finished
-    assert [done for done, _ in make_corpus(PLAN, tmp_path)] == [1, 2, 3, 4]
+    for name in clip_names(corpus)[2:]:
+        shutil.copytree(corpus / name, tmp_path / name)
+    assert [done for done, _ in make_corpus(PLAN, tmp_path)] == [3, 4]
     assert clip_names(tmp_path) == clip_names(corpus)
     assert (tmp_path / "id0000_s0000" / "truth.json").stat().st_mtime_ns == kept
     for name in clip_names(corpus):
@@ -124,16 +126,23 @@ def test_unusable_sentences_are_rejected(content: bytes, tmp_path: Path) -> None
     assert caught.value.field == "sentences"
 
 
-@pytest.mark.parametrize("body", [("--body-intensity", "0.5"), ("--body", "0.5")], ids=["new", "old"])
-def test_the_script_renders_a_clip_with_the_new_and_the_old_option(body: tuple[str, str], tmp_path: Path) -> None:
+def test_the_script_renders_a_clip_with_the_new_and_the_old_option(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     lines = tmp_path / "lines.txt"
     lines.write_text("Hop.\n")
     out = tmp_path / "out"
-    command = [sys.executable, str(SCRIPTS / SCRIPT), "--identities", "5", "--sentences", str(lines)]
-    command += ["--output", str(out), "--size", "96", *body]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0 and ("renamed" in done.stderr) == (body[0] == "--body"), done.stderr
+    arguments = ["--identities", "5", "--sentences", lines, "--output", out, "--size", "96"]
+    done = run_script(monkeypatch, capsys, SCRIPT, *arguments, "--body-intensity", "0.5")
+    assert done.code == 0 and "renamed" not in caplog.text, done.err
     assert json.loads((out / "id0005_s0000" / "truth.json").read_text())["body"] == 0.5
+    written = (out / "id0005_s0000" / "video.mp4").stat().st_mtime_ns
+    done = run_script(monkeypatch, capsys, SCRIPT, *arguments, "--body", "0.5")
+    assert done.code == 0 and "renamed" in caplog.text, done.err
+    assert (out / "id0005_s0000" / "video.mp4").stat().st_mtime_ns == written, "the same settings"
 
 
 def test_the_script_reports_errors_in_one_line(

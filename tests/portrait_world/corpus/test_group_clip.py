@@ -101,10 +101,19 @@ def test_the_portrait_is_everyone_at_rest(folder: Path) -> None:
     assert np.array_equal(read_image(folder / "portrait.png"), make_group_renderer(PLAN, WIDE, 1.0).portrait())
 
 
+@pytest.mark.slow
 def test_rendering_is_reproducible(folder: Path, tmp_path: Path) -> None:
     write_group_clip(PLAN, WIDE, 1.0, tmp_path / PLAN.name)
     for path in folder.iterdir():
         assert path.read_bytes() == (tmp_path / PLAN.name / path.name).read_bytes(), path.name
+
+
+def test_performances_are_reproducible(known: dict[str, Any]) -> None:
+    first, second = perform_group(PLAN), perform_group(PLAN)
+    for one, other, person in zip(first.performances, second.performances, known["people"], strict=True):
+        assert one.animation == other.animation
+        assert np.array_equal(one.speech.samples, other.speech.samples)
+        assert [frame["yaw"] for frame in person["frames"]] == [round(state.yaw, 5) for state in one.animation.states]
 
 
 def test_another_seed_changes_positions_and_motion() -> None:

@@ -106,12 +106,10 @@ def test_the_script_renders_groups_and_resumes(
     build = yaml.safe_load((ROOT / "configs" / "nano" / "build.yaml").read_text())
     assert truth["closeness"] == build["zoom"] == 1.1846, "people are as large as nano knows them"
 
-    first_truth = (out / "g0005_s0000" / "truth.json").read_bytes()
-    (out / "g0006_s0000" / "truth.json").rename(tmp_path / "kept.json")
     same = GroupCorpusPlan(range(5, 7), ("Hop.",), 2, (160, 96), zoom=1.1846, jitter=0.005)
-    assert list(make_corpus(same, out)) == [(1, 2), (2, 2)]
-    assert (out / "g0006_s0000" / "truth.json").read_bytes() == (tmp_path / "kept.json").read_bytes()
-    assert (out / "g0005_s0000" / "truth.json").read_bytes() == first_truth
+    assert list(make_corpus(same, out)) == [(2, 2)]
+    (out / "g0006_s0000" / "truth.json").rename(tmp_path / "kept.json")
+    assert next(make_corpus(same, out)) == (1, 2)
     with raises_input_error(ErrorCode.output_exists, "output", str(out)):
         next(make_corpus(GroupCorpusPlan(range(5, 7), ("Hop.",), 2, (160, 96), zoom=1.1846, jitter=0.005, seed=2), out))
     with raises_input_error(ErrorCode.output_exists, "output", str(out / "g0005_s0000")):

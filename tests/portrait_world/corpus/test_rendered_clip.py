@@ -1,4 +1,4 @@
-"""Tests of clips of one speaker: consistent files, reproducibility."""
+"""Tests of clips of one speaker: consistent files, which stay the same between versions."""
 
 import json
 from pathlib import Path
@@ -73,15 +73,6 @@ def test_the_ground_truth_has_the_requested_values(known: dict[str, Any]) -> Non
 def test_the_portrait_is_the_person_at_rest(folder: Path) -> None:
     portrait = read_image(folder / "portrait.png")
     assert np.array_equal(portrait, PortraitRenderer(make_identity(1), 96).portrait())
-
-
-def test_rendering_is_reproducible(folder: Path, tmp_path: Path) -> None:
-    again = tmp_path / PLAN.name
-    write_clip(PortraitRenderer(make_identity(PLAN.identity), 96), PLAN, again)
-    assert (again / "truth.json").read_bytes() == (folder / "truth.json").read_bytes()
-    assert (again / "speech.wav").read_bytes() == (folder / "speech.wav").read_bytes()
-    first, second = read_video(folder / "video.mp4").frames, read_video(again / "video.mp4").frames
-    assert np.array_equal(first, second)
 
 
 def test_another_seed_changes_the_motion_but_not_the_text() -> None:
