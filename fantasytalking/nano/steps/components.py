@@ -50,12 +50,12 @@ def make_training_videos(context: BuildContext) -> dict[str, Any]:
 def train_vae(context: BuildContext) -> dict[str, Any]:
     """Trains the component `vae` and measures the mean and standard deviation of its latents."""
     config, seed, folder = context.config.vae, context.config.seed, context.step_folder("vae")
-    frames = open_frame_store(context.work_dir / "videos", folder / "frames")
+    frames = open_frame_store(context.work_dir / "videos", folder / "frame_store")
     task = VideoVaeTask(config, frames, seed, context.device)
     report = train_component(task, config.fit, folder, context.device, seed)
     mean, deviation = set_latent_statistics(task.model, frames, min(STATISTICS_CLIPS, 2 * len(frames)), seed)
     save_vae(task.model, context.components / "vae")
-    held_out = open_frame_store(context.work_dir / "videos_held_out", folder / "frames_held_out")
+    held_out = open_frame_store(context.work_dir / "videos_held_out", folder / "frame_store_held_out")
     shipped = VideoAutoencoder.from_pretrained(context.components, device=context.device)
     quality = reconstruction_quality(shipped, held_out)
     statistics = {"latent_mean_error": mean, "latent_deviation_error": deviation}

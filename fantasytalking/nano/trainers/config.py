@@ -11,6 +11,10 @@ from fantasytalking.encoders.expression import ExpressionEncoderConfig
 from fantasytalking.latent_geometry import WAN21_GEOMETRY
 from fantasytalking.training.config import OptimizerType
 
+ADDED_LATER = {"added_later": True}
+"""Metadata of fields whose default is how builds worked before they existed: at their defaults they do not change the
+fingerprint of a build step."""
+
 
 @dataclass
 class ComponentTrainingConfig:
@@ -63,7 +67,7 @@ class VaeTraining:
     clip_frames: int = 17
     """Frames per training clip, 1 + 4k."""
     crop_size: int = 64
-    """Side in pixels of the crops of most steps. In half of the clips the crop is centered near the mouth."""
+    """Side in pixels of the crops of most steps. In half of the clips the crop is centered near a weighted feature."""
     full_frame_interval: int = 4
     """Steps between batches of full frames, of fewer clips, which the attention of the middle block needs."""
     long_clip_frames: int = 33
@@ -79,6 +83,9 @@ class VaeTraining:
     dB with the squared error."""
     mouth_weight: float = 4.0
     """Additional weight of the mouth's center, relative to the backdrop."""
+    eye_weight: float = field(default=0.0, metadata=ADDED_LATER)
+    """Additional weight of the centers of the eyes, lids and brows included. If positive, crops are also centered near
+    the eyes."""
     kl_weight: float = 1e-5
     fit: ComponentTrainingConfig = field(default_factory=ComponentTrainingConfig)
 

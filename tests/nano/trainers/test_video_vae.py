@@ -16,12 +16,13 @@ from fantasytalking.nano.trainers.config import ComponentTrainingConfig, VaeTrai
 from fantasytalking.nano.trainers.video_vae import (
     VideoVaeTask,
     build_vae,
-    mouth_weight_map,
+    feature_weight_map,
     reconstruction_quality,
     save_vae,
     set_latent_statistics,
 )
 from fantasytalking.perception.face_track import track_faces
+from fantasytalking.perception.landmark_measures import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 from tests.helpers.errors import raises_input_error
 
 CPU = torch.device("cpu")
@@ -45,16 +46,21 @@ def trained(frames: FrameStore, tmp_path_factory: pytest.TempPathFactory) -> tup
     return task, report.first_loss, report.last_loss
 
 
-def test_the_mouth_is_where_mediapipe_detects_it(frames: FrameStore) -> None:
+def test_mouth_and_eyes_are_where_mediapipe_detects_them(frames: FrameStore) -> None:
     for video in range(len(frames)):
         stretch = frames.frame_range(video, 0, 12)
         (track,) = track_faces(np.array(frames.pixels[stretch]), np.arange(12) / 25)
-        seen = track.landmarks[:, INNER_LIPS, :2].mean(axis=1)
-        assert np.abs(seen - frames.mouth_centers[stretch]).max() < 4  # of 96 pixels
+        for feature, landmarks in enumerate((INNER_LIPS, LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS)):
+            seen = track.landmarks[:, landmarks, :2].mean(axis=1)
+            assert np.abs(seen - frames.feature_centers[stretch, feature]).max() < 4  # of 96 pixels
 
 
-def test_the_weight_has_mean_one_and_peaks_at_the_mouth() -> None:
-    weight = mouth_weight_map(torch.tensor([[[20.5, 40.5]]]), image_size=96, size=64, peak=4.0)
+def test_the_weight_has_mean_one_and_peaks_at_mouth_and_eyes() -> None:
+    centers = torch.tensor([[[[20.5, 40.5], [12.5, 20.5], [28.5, 20.5]]]])
+    both = feature_weight_map(centers, torch.tensor([[30.0]]), 64, (4.0, 9.0, 9.0))[0, 0, 0]
+    assert both.mean().item() == pytest.approx(1, abs=1e-5)
+    assert both[20, 12] > both[20, 28] - 1e-3 > both[40, 20] > both[30, 20] > both[60, 60]
+    weight = feature_weight_map(centers, torch.tensor([[30.0]]), 64, (4.0, 0.0, 0.0))
     assert weight.shape == (1, 1, 1, 64, 64)
     assert weight.mean().item() == pytest.approx(1, abs=1e-5)
     assert weight[0, 0, 0].argmax().item() == 40 * 64 + 20
