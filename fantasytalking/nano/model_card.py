@@ -8,8 +8,10 @@ import numpy as np
 
 from fantasytalking.common.config import config_to_yaml
 from fantasytalking.common.files import atomic_write_text
+from fantasytalking.evaluation.features.landmark_expressions import EXPRESSION_CHANNELS
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.expression.expression_samples import EXPRESSION_TARGETS
+from fantasytalking.nano.trainers.vae_readings import ORIGINAL, RECONSTRUCTED
 
 CARD_FILE = "README.md"
 CARD_METADATA = """---
@@ -70,7 +72,16 @@ def _quality_section(reports: Mapping[str, Mapping[str, Any]]) -> str:
     if "vae" in reports:
         vae = reports["vae"]
         rows.append(
-            f"| VAE | {vae['psnr']:.2f} dB PSNR, {vae['psnr_mouth']:.2f} dB around the mouth, {vae['videos']} videos |"
+            f"| VAE | {vae['psnr']:.2f} dB PSNR, {vae['psnr_mouth']:.2f} dB around the mouth, "
+            f"{vae['psnr_eyes']:.2f} dB around the eyes, {vae['videos']} videos |"
+        )
+        readings = [
+            f"{group} {vae[f'{RECONSTRUCTED}_{group}']:.2f} ({vae[f'{ORIGINAL}_{group}']:.2f})"
+            for group in EXPRESSION_CHANNELS
+        ]
+        rows.append(
+            "| | correlation of expressions that MediaPipe reads from the reconstructed videos (from the videos "
+            f"themselves) with the truth: {', '.join(readings)} |"
         )
         rows.append(
             f"| | normalized latents: means within {vae['latent_mean_error']:.3f} of 0, standard deviations within "

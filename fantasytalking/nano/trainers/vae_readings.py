@@ -30,7 +30,8 @@ def expression_readings(vae: VideoAutoencoder, folders: Sequence[Path]) -> dict[
         folders: folders of rendered clips: video.mp4 and truth.json.
 
     Returns:
-        a value per group of `EXPRESSION_CHANNELS`, under the keys original_<group> and reconstructed_<group>.
+        a value per group of `EXPRESSION_CHANNELS`, under the keys original_<group> and reconstructed_<group>; NaN where
+        no video shows a face.
     """
     sums: dict[tuple[str, str], list[NDArray[np.float64]]] = defaultdict(list)
     for folder in folders:
@@ -40,11 +41,13 @@ def expression_readings(vae: VideoAutoencoder, folders: Sequence[Path]) -> dict[
         for kind, shown in ((ORIGINAL, frames), (RECONSTRUCTED, reconstruct(vae, frames))):
             read = read_expressions(shown, video.fps)
             for name, values in read.items():
-                sums[kind, name].append(centered_sums_or_nan(values, truth[name][: len(frames)]))
+                found = centered_sums_or_nan(values, truth[name][: len(frames)])
+                if np.isfinite(found).all():
+                    sums[kind, name].append(found)
     result = {}
     for kind in (ORIGINAL, RECONSTRUCTED):
         for group, names in EXPRESSION_CHANNELS.items():
-            found = [pooled_correlation([one for one in sums[kind, name] if np.isfinite(one).all()]) for name in names]
+            found = [pooled_correlation(sums[kind, name]) for name in names]
             result[f"{kind}_{group}"] = float(np.mean(found))
     return result
 
@@ -58,5 +61,7 @@ def reconstruct(vae: VideoAutoencoder, frames: NDArray[np.uint8]) -> NDArray[np.
 
 def read_expressions(frames: NDArray[np.uint8], fps: float) -> GroundTruth:
     """Returns the (T,) expressions that MediaPipe's landmarks show, NaN where no face is found."""
-    track = track_faces(frames, np.arange(len(frames)) / fps, max_people=1)[0]
-    return landmark_expressions(track)
+    tracks = track_faces(frames, np.arange(len(frames)) / fps, max_people=1)
+    if tracks:
+        return landmark_expressions(tracks[0])
+    return {name: np.full(len(frames), np.nan) for names in EXPRESSION_CHANNELS.values() for name in names}
