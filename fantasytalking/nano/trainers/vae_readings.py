@@ -47,8 +47,7 @@ def expression_readings(vae: VideoAutoencoder, folders: Sequence[Path]) -> dict[
     result = {}
     for kind in (ORIGINAL, RECONSTRUCTED):
         for group, names in EXPRESSION_CHANNELS.items():
-            found = [pooled_correlation(sums[kind, name]) for name in names]
-            result[f"{kind}_{group}"] = float(np.mean(found))
+            result[f"{kind}_{group}"] = float(np.mean([pooled_correlation(sums[kind, name]) for name in names]))
     return result
 
 
