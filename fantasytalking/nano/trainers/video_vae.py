@@ -30,7 +30,7 @@ MOUTH_RADIUS, EYE_RADIUS = 0.234, 0.15
 
 
 def build_vae(config: VaeTraining, seed: int) -> AutoencoderKLWan:
-    """Returns an untrained VAE that compresses 8 times in space and 4 times in time."""
+    """Returns an untrained VAE that compresses `config.spatial_stride` times in space and 4 times in time."""
     torch.manual_seed(seed)
     halvings = len(config.dim_mult) - 1
     vae = AutoencoderKLWan(
@@ -43,6 +43,7 @@ def build_vae(config: VaeTraining, seed: int) -> AutoencoderKLWan:
         out_channels=3 * config.patch_size**2,
         patch_size=config.patch_size if config.patch_size > 1 else None,
         is_residual=config.residual_shortcuts,
+        scale_factor_spatial=config.spatial_stride,
         latents_mean=[0.0] * config.latent_channels,
         latents_std=[1.0] * config.latent_channels,
     )

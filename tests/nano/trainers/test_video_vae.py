@@ -1,5 +1,6 @@
 """Tests of the VAE's data, training and statistics."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,13 @@ def test_a_resumed_training_ends_in_the_same_weights(frames: FrameStore, tmp_pat
 
 @pytest.mark.parametrize(
     ("patch", "widths", "channels", "residual"),
-    [(1, [1, 1, 2, 1], 16, False), (2, [1, 2, 1], 16, False), (2, [1, 2, 2], 8, True), (1, [1, 2, 2, 1], 16, True)],
+    [
+        (1, [1, 1, 2, 1], 16, False),
+        (2, [1, 2, 1], 16, False),
+        (2, [1, 2, 2], 8, True),
+        (1, [1, 2, 2, 1], 16, True),
+        (4, [1, 2, 2], 8, True),
+    ],
 )
 def test_full_clip_coding_equals_diffusers_streaming(
     patch: int, widths: list[int], channels: int, residual: bool
@@ -114,7 +121,7 @@ def test_full_clip_coding_equals_diffusers_streaming(
     video = torch.randn(2, 3, 13, 32, 48, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
         moments = encode_full_clip(vae, video)
-        assert moments.shape == (2, 2 * channels, 4, 4, 6)
+        assert moments.shape == (2, 2 * channels, 4, 32 // config.spatial_stride, 48 // config.spatial_stride)
         torch.testing.assert_close(moments, vae.encode(video).latent_dist.parameters, rtol=1e-4, atol=1e-5)
         latents = moments[:, :channels]
         whole = decode_full_clip(vae, latents).clamp(-1, 1)
@@ -122,6 +129,16 @@ def test_full_clip_coding_equals_diffusers_streaming(
         single = VideoAutoencoder(vae)
         pieces = torch.cat(list(single.iter_decode(latents[:1])), dim=1)
         torch.testing.assert_close(pieces, whole[0].float(), rtol=1e-4, atol=1e-5)
+
+
+def test_patches_of_four_pixels_give_latents_of_sixteen() -> None:
+    config = replace(tiny(2), patch_size=4)
+    config.validate()
+    autoencoder = VideoAutoencoder(build_vae(config, 0))
+    assert autoencoder.spatial_stride == config.spatial_stride == 16
+    assert autoencoder.encode(torch.zeros(1, 3, 5, 32, 64)).shape == (1, config.latent_channels, 2, 2, 4)
+    with raises_input_error(ErrorCode.conflict, "vae.patch_size", 8):
+        replace(tiny(2), patch_size=8).validate()
 
 
 def test_widths_without_possible_shortcuts_are_rejected() -> None:
