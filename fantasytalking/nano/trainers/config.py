@@ -89,6 +89,9 @@ class VaeTraining:
     eye_weight: float = field(default=0.0, metadata=ADDED_LATER)
     """Additional weight of the centers of the eyes, lids and brows included. If positive, crops are also centered near
     the eyes."""
+    motion_weight: float = field(default=0.0, metadata=ADDED_LATER)
+    """Weight of the absolute error of differences between neighboring frames, relative to that of pixels: short motion
+    such as blinks is lost first where four frames share a latent."""
     kl_weight: float = 1e-5
     fit: ComponentTrainingConfig = field(default_factory=ComponentTrainingConfig)
 

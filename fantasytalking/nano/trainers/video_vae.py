@@ -86,8 +86,8 @@ class VideoVaeTask:
         self._config, self._frames, self._device = config, frames, device
 
     def loss(self, random: np.random.Generator, step: int) -> Tensor:
-        """Returns squared and absolute errors of pixels and the absolute error of edges, weighted around mouth and
-        eyes, plus a small KL term."""
+        """Returns squared and absolute errors of pixels and the absolute error of edges and motion, weighted around
+        mouth and eyes, plus a small KL term."""
         config = self._config
         clips, features, units = self._sample_batch(random, step)
         video = clips.to(self._device, memory_format=torch.channels_last_3d)
@@ -99,6 +99,8 @@ class VideoVaeTask:
         edges = sum(_gradients(error, axis).abs() for axis in (-1, -2))
         squared = (weight * error.square()).mean()
         absolute = (weight * (error.abs() + edges)).mean()
+        if config.motion_weight:
+            absolute = absolute + config.motion_weight * (weight[:, :, 1:] * torch.diff(error, dim=2).abs()).mean()
         kl = posterior.kl().mean() / (posterior.mean[0].numel())
         return config.mse_weight * squared + config.l1_weight * absolute + config.kl_weight * kl
 

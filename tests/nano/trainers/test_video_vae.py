@@ -73,6 +73,17 @@ def test_training_lowers_the_loss(trained: tuple[VideoVaeTask, float, float]) ->
     assert last < 0.8 * first
 
 
+def test_errors_of_eyes_and_motion_are_part_of_the_loss(frames: FrameStore) -> None:
+    def first_loss(**weights: float) -> float:
+        task = VideoVaeTask(replace(tiny(1), **weights), frames, 0, CPU)
+        torch.manual_seed(0)
+        return task.loss(np.random.default_rng(2), 1).item()
+
+    plain = first_loss()
+    assert first_loss(motion_weight=1.0) > plain
+    assert first_loss(eye_weight=20.0) != plain
+
+
 def test_a_resumed_training_ends_in_the_same_weights(frames: FrameStore, tmp_path: Path) -> None:
     whole, half, rest = (VideoVaeTask(tiny(4), frames, 0, CPU) for _ in range(3))
     train_component(whole, tiny(4).fit, tmp_path / "whole", CPU, 0)
