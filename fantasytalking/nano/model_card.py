@@ -71,18 +71,11 @@ def _quality_section(reports: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     if "vae" in reports:
         vae = reports["vae"]
-        rows.append(
-            f"| VAE | {vae['psnr']:.2f} dB PSNR, {vae['psnr_mouth']:.2f} dB around the mouth, "
-            f"{vae['psnr_eyes']:.2f} dB around the eyes, {vae['videos']} videos |"
-        )
-        readings = [
-            f"{group} {vae[f'{RECONSTRUCTED}_{group}']:.2f} ({vae[f'{ORIGINAL}_{group}']:.2f})"
-            for group in EXPRESSION_CHANNELS
-        ]
-        rows.append(
-            "| | correlation of expressions that MediaPipe reads from the reconstructed videos (from the videos "
-            f"themselves) with the truth: {', '.join(readings)} |"
-        )
+        named = (("psnr", "dB PSNR"), ("psnr_mouth", "dB around the mouth"), ("psnr_eyes", "dB around the eyes"))
+        values = [f"{vae[key]:.2f} {unit}" for key, unit in named if key in vae]
+        rows.append(f"| VAE | {', '.join(values)}, {vae['videos']} videos |")
+        if f"{RECONSTRUCTED}_mouth" in vae:
+            rows.append(_readings_row(vae))
         rows.append(
             f"| | normalized latents: means within {vae['latent_mean_error']:.3f} of 0, standard deviations within "
             f"{vae['latent_deviation_error']:.3f} of 1, on training clips not used for the statistics |"
@@ -107,6 +100,17 @@ def _quality_section(reports: Mapping[str, Mapping[str, Any]]) -> str:
         )
     rows += _expression_rows(reports)
     return "\n".join(["## Measured on held-out people and sentences", "", "| part | result |", "|---|---|", *rows, ""])
+
+
+def _readings_row(vae: Mapping[str, Any]) -> str:
+    readings = [
+        f"{group} {vae[f'{RECONSTRUCTED}_{group}']:.2f} ({vae[f'{ORIGINAL}_{group}']:.2f})"
+        for group in EXPRESSION_CHANNELS
+    ]
+    return (
+        "| | correlation of the expressions that MediaPipe reads from the reconstructed videos (from the videos "
+        f"themselves) with the truth: {', '.join(readings)} |"
+    )
 
 
 def _expression_rows(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
