@@ -19,6 +19,7 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     parser.add_path("--manifest", required=True, help="as freeze-benchmark writes it")
     parser.add_path("--references", required=True, help="folder of the dataset's videos")
     parser.add_path("--output", required=True, help="new folder, or that of a run to resume")
+    parser.add_path("--portraits", help="folder of NAME.png; default: the protocol's portraits, or first frames")
     parser.add_path("--config", help="inference settings; default: configs/nano/infer.yaml")
     parser.add_settings("settings, as in num_inference_steps=20 face_scale=0")
     given = parser.parse_intermixed_args(arguments)
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
     from fantasytalking.inference.console import silence_libraries
 
     config = load_config(InferConfig, given.config or preset_path("nano", "infer"), given.overrides)
-    job = BenchmarkJob(BenchmarkProtocol.load(given.manifest), given.references, given.output, config)
+    protocol = BenchmarkProtocol.load(given.manifest)
+    job = BenchmarkJob(protocol, given.references, given.output, config, given.portraits)
     silence_libraries()
     state = connect_processes(cpu=config.device == "cpu")
     with lock_output(given.output, hold=state.is_main_process):

@@ -25,16 +25,33 @@ def input_paths(clip: ProtocolClip, output: Path) -> tuple[Path, tuple[Path, ...
     return folder / f"{clip.name}.png", audio_paths, driving_videos
 
 
-def write_inputs(protocol: BenchmarkProtocol, clip: ProtocolClip, references: Path, job: GenerationJob) -> None:
+def portrait_path(portraits: Path, clip: ProtocolClip) -> Path:
+    """Returns the file of a clip's portrait in a folder of portraits."""
+    return portraits / f"{clip.name}.png"
+
+
+def write_inputs(
+    protocol: BenchmarkProtocol,
+    clip: ProtocolClip,
+    references: Path,
+    job: GenerationJob,
+    portraits: Path | None = None,
+) -> None:
     """Writes the input files of a job, all as long as the clip.
 
-    The image is the portrait or the reference's first frame, as the protocol crops it; then follow the driving videos
-    or, without them, the audio of the reference.
+    The image is NAME.png of `portraits`; without that folder it is the portrait or the reference's first frame, as the
+    protocol crops it. Then follow the driving videos or, without them, the audio of the reference.
+
+    Raises:
+        InputError: a file is missing or cannot be read, or a reference is another than the protocol's.
     """
     reference = verify_references(clip, references)
-    portrait = protocol.portrait_clip(clip, references) or protocol.reference_clip(clip, references)
     job.image.parent.mkdir(parents=True, exist_ok=True)
-    media.write_image(job.image, portrait.frames[0])
+    if portraits is None:
+        portrait = protocol.portrait_clip(clip, references) or protocol.reference_clip(clip, references)
+        media.write_image(job.image, portrait.frames[0])
+    else:
+        media.write_image(job.image, media.read_image(portrait_path(portraits, clip)))
     for audio_path in job.audio_paths:
         _write_audio(reference, clip.start, protocol.duration(clip), audio_path)
     for driver, target in zip(clip.drivers, job.driving_videos, strict=True):

@@ -34,6 +34,8 @@ class WanConfig:
     text_dim: int = 4096
     image_dim: int | None = 1280
     freq_dim: int = 256
+    patch_size: list[int] = field(default_factory=lambda: [1, 2, 2])
+    """Latent frames, rows and columns of a video token."""
 
     def validate(self) -> None:
         """Validates that sizes are positive and that the heads can be rotated in three axes.
@@ -41,7 +43,8 @@ class WanConfig:
         Raises:
             InputError: names the key, its value and the limit.
         """
-        for name, value in asdict(self).items():
+        sizes = {name: value for name, value in asdict(self).items() if name != "patch_size"}
+        for name, value in sizes.items():
             if value is not None and value < 1:
                 raise InputError(
                     f"wan.{name} is {value}; it must be at least 1",
@@ -88,11 +91,12 @@ class ModelConfig:
     portrait: PortraitConfig = field(default_factory=PortraitConfig)
 
     def validate(self) -> None:
-        """Validates the boundary.
+        """Validates the boundary, and that the patches are of one latent frame and square.
 
         Raises:
-            InputError: it is not between 0 and 1.
+            InputError: the boundary is not between 0 and 1, or the patches are not supported.
         """
+        _ = self.geometry
         if self.boundary_ratio is not None:
             check_boundary_ratio(self.boundary_ratio, "model.yaml")
 
@@ -104,7 +108,7 @@ class ModelConfig:
     @property
     def geometry(self) -> LatentGeometry:
         """Strides and patch, as the base's own configurations state them."""
-        return LatentGeometry(self.vae.scale_factor_spatial, self.vae.scale_factor_temporal)
+        return LatentGeometry.from_configs(asdict(self.vae), asdict(self.wan))
 
 
 def model_presets() -> list[str]:
@@ -134,7 +138,7 @@ def _read_model_config(path: Path, modified_ns: int) -> ModelConfig:
 
 def transformer_kwargs(config: ModelConfig) -> dict[str, Any]:
     """Returns the constructor arguments of the transformer."""
-    wan = asdict(config.wan)
+    wan = asdict(config.wan) | {"patch_size": tuple(config.wan.patch_size)}
     if wan["image_dim"] is not None:
         wan["added_kv_proj_dim"] = wan["num_attention_heads"] * wan["attention_head_dim"]
     else:

@@ -21,6 +21,7 @@ from fantasytalking.nano.config import BuildConfig, ScriptRunConfig
 from fantasytalking.nano.context import BuildContext
 from fantasytalking.nano.model_card import format_value, write_model_card
 from fantasytalking.nano.steps import components, expression_components, extended_corpus, multi_person
+from fantasytalking.nano.trainers.config import ADDED_LATER
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +202,11 @@ def _plain_settings(value: Any) -> Any:
     """Returns a dataclass as a dictionary; for a script's run the content of its YAML file is added."""
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
-    settings = dataclasses.asdict(value)
+    settings = {
+        field.name: _plain_settings(getattr(value, field.name))
+        for field in dataclasses.fields(value)
+        if field.metadata != ADDED_LATER or getattr(value, field.name) != field.default
+    }
     if isinstance(value, ScriptRunConfig):
         settings["file"] = (CONFIGS_FOLDER / value.config).read_text(encoding="utf-8")
     return settings

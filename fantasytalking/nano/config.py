@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 from omegaconf import MISSING
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.validation import check_ranges
 from fantasytalking.nano.trainers.config import (
+    ADDED_LATER,
     NANO_GEOMETRY,
     AudioEncoderTraining,
     ExpressionEncoderTraining,
@@ -16,7 +18,9 @@ from fantasytalking.nano.trainers.config import (
     out_of_range,
 )
 from fantasytalking.portrait_world.corpus.group_scene import MAX_GROUP_PEOPLE
-from fantasytalking.portrait_world.render.camera import MAX_ZOOM
+from fantasytalking.portrait_world.people.identity import FURTHER_TRAINING_IDENTITIES, TRAINING_IDENTITIES
+from fantasytalking.portrait_world.render.camera import MAX_ZOOM, MIN_ZOOM
+from fantasytalking.portrait_world.render.scene_layout import PersonPlacement
 
 MAX_PIPELINE_BYTES = 40_000_000
 """Largest size of the finished pipeline."""
@@ -48,11 +52,42 @@ class VideosConfig:
 
 
 @dataclass
+class FramingConfig:
+    """Range of the framings of videos, from which each video draws its own."""
+
+    min_zoom: float = 0.8
+    """Smallest magnification relative to the default portrait, in which the face has about 0.55 of the height."""
+    max_zoom: float = 1.45
+    """Largest magnification. Its logarithm is drawn uniformly."""
+    max_x: float = 0.12
+    """Largest distance of the head from the middle, to either side, in image heights; at small magnifications less, so
+    that the ends of the shoulders are not visible."""
+    max_y: float = 0.05
+    """Largest distance of the head from its default position, up or down, in image heights."""
+
+    def validate(self) -> None:
+        """Validates the ranges of all numbers.
+
+        Raises:
+            InputError: a number lies outside its range.
+        """
+        limits = {"min_zoom": (MIN_ZOOM, MAX_ZOOM), "max_zoom": (self.min_zoom, MAX_ZOOM)}
+        check_ranges(self, limits | {"max_x": (0, 0.3), "max_y": (0, 0.1)}, "framing.")
+
+    def draw(self, random: np.random.Generator) -> PersonPlacement:
+        """Draws a framing, rounded as in truth.json."""
+        zoom = float(np.exp(random.uniform(np.log(self.min_zoom), np.log(self.max_zoom))))
+        limit = min(self.max_x, (zoom / MIN_ZOOM - 1) / 2)
+        x, y = random.uniform(-limit, limit), random.uniform(-self.max_y, self.max_y)
+        return PersonPlacement(round(x, 4), round(y, 4), round(zoom, 4))
+
+
+@dataclass
 class ExtendedVideosConfig:
     """Videos of further identities with unique utterances: more variety for the transformer than the VAE needs."""
 
     first_identity: int = 100
-    """First identity."""
+    """First identity, of 0 to 999 or of 1,000,000 to 1,999,999."""
     num_identities: int = 300
     """Number of identities."""
     utterances_per_person: int = 2
@@ -61,6 +96,12 @@ class ExtendedVideosConfig:
     """Every such identity says one more utterance, followed by silence, so that the model learns a resting mouth."""
     rest_seconds: float = 1.6
     """Seconds of silence after that utterance."""
+    min_words: int | None = field(default=None, metadata=ADDED_LATER)
+    """With `max_words`: each utterance has that many words, drawn from all training sentences, often in two parts with
+    a pause between them. None: sentences, and shuffled sentences."""
+    max_words: int | None = field(default=None, metadata=ADDED_LATER)
+    framing: FramingConfig | None = field(default=None, metadata=ADDED_LATER)
+    """Framings of the videos. None: centered, at the build's `zoom`."""
 
     @property
     def num_videos(self) -> int:
@@ -76,9 +117,20 @@ class ExtendedVideosConfig:
         Raises:
             InputError: a number lies outside its range.
         """
-        limits = {"first_identity": (0.0, 999.0), "num_identities": (1, 1000 - self.first_identity)}
-        limits |= {"utterances_per_person": (1, 200), "rest_interval": (1, 1000), "rest_seconds": (0.1, 10)}
+        known = FURTHER_TRAINING_IDENTITIES if self.first_identity >= len(TRAINING_IDENTITIES) else TRAINING_IDENTITIES
+        limits: dict[str, tuple[float, float]] = {"first_identity": (known[0], known[-1])}
+        limits |= {"num_identities": (1, known.stop - self.first_identity), "utterances_per_person": (1, 200)}
+        limits |= {"rest_interval": (1, 1000), "rest_seconds": (0.1, 10)}
+        if self.min_words is not None:
+            limits |= {"min_words": (1, 40), "max_words": (self.min_words, 40)}
         check_ranges(self, limits, "extended_videos.")
+        if (self.min_words is None) != (self.max_words is None):
+            raise InputError(
+                "extended_videos has one of min_words and max_words; set both or none",
+                code=ErrorCode.conflict,
+                field="extended_videos.min_words",
+                value=self.min_words,
+            )
 
 
 @dataclass

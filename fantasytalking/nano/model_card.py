@@ -8,8 +8,10 @@ import numpy as np
 
 from fantasytalking.common.config import config_to_yaml
 from fantasytalking.common.files import atomic_write_text
+from fantasytalking.evaluation.features.landmark_expressions import EXPRESSION_CHANNELS
 from fantasytalking.nano.config import BuildConfig
 from fantasytalking.nano.expression.expression_samples import EXPRESSION_TARGETS
+from fantasytalking.nano.trainers.vae_readings import ORIGINAL, RECONSTRUCTED
 
 CARD_FILE = "README.md"
 CARD_METADATA = """---
@@ -69,9 +71,11 @@ def _quality_section(reports: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     if "vae" in reports:
         vae = reports["vae"]
-        rows.append(
-            f"| VAE | {vae['psnr']:.2f} dB PSNR, {vae['psnr_mouth']:.2f} dB around the mouth, {vae['videos']} videos |"
-        )
+        named = (("psnr", "dB PSNR"), ("psnr_mouth", "dB around the mouth"), ("psnr_eyes", "dB around the eyes"))
+        values = [f"{vae[key]:.2f} {unit}" for key, unit in named if key in vae]
+        rows.append(f"| VAE | {', '.join(values)}, {vae['videos']} videos |")
+        if f"{RECONSTRUCTED}_mouth" in vae:
+            rows.append(_readings_row(vae))
         rows.append(
             f"| | normalized latents: means within {vae['latent_mean_error']:.3f} of 0, standard deviations within "
             f"{vae['latent_deviation_error']:.3f} of 1, on training clips not used for the statistics |"
@@ -96,6 +100,17 @@ def _quality_section(reports: Mapping[str, Mapping[str, Any]]) -> str:
         )
     rows += _expression_rows(reports)
     return "\n".join(["## Measured on held-out people and sentences", "", "| part | result |", "|---|---|", *rows, ""])
+
+
+def _readings_row(vae: Mapping[str, Any]) -> str:
+    readings = [
+        f"{group} {vae[f'{RECONSTRUCTED}_{group}']:.2f} ({vae[f'{ORIGINAL}_{group}']:.2f})"
+        for group in EXPRESSION_CHANNELS
+    ]
+    return (
+        "| | correlation of the expressions that MediaPipe reads from the reconstructed videos (from the videos "
+        f"themselves) with the truth: {', '.join(readings)} |"
+    )
 
 
 def _expression_rows(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:

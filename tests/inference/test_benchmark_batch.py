@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -19,7 +20,11 @@ from fantasytalking.inference.benchmark_batch import BenchmarkJob, generate_benc
 from fantasytalking.inference.cli import run_job
 from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.job import job_from_record
+from fantasytalking.media import read_image, write_image
+from fantasytalking.media.resolution import ResizeMode
 from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_corpus
+from fantasytalking.portrait_world.corpus.rendered_clip import PortraitRenderer
+from fantasytalking.portrait_world.people.identity import make_identity
 from tests.helpers.errors import raises_input_error
 from tests.helpers.shared_folder import shared_folder
 
@@ -128,6 +133,29 @@ def test_a_reference_that_has_changed_is_not_used(
         generate_benchmark(batch, Rank(0, 1))
     made = {path.stem for path in batch.output.glob("*.mp4")}
     assert made == {protocol.clips[0].name, protocol.clips[2].name}
+
+
+def test_given_portraits_replace_the_first_frames_and_keep_the_resize_mode(
+    base: Path, adapters: Path, world: Path, protocol: BenchmarkProtocol, tmp_path: Path
+) -> None:
+    portraits = tmp_path / "portraits"
+    portraits.mkdir()
+    for clip, identity in zip(protocol.clips, (1010, 1011, 1012), strict=True):
+        write_image(portraits / f"{clip.name}.png", PortraitRenderer(make_identity(identity), 128).portrait())
+    config = _config(base, adapters, "num_inference_steps=1")
+    batch = BenchmarkJob(protocol, world, tmp_path / "videos", config, portraits)
+    assert generate_benchmark(batch, Rank(0, 1)) == 3
+    job = batch.clip_job(0)
+    assert job.config.resize_mode is ResizeMode.fit
+    assert np.array_equal(read_image(job.image), read_image(portraits / f"{protocol.clips[0].name}.png"))
+    generate_benchmark(batch, Rank(0, 1))  # nothing to do
+    shutil.copy(portraits / f"{protocol.clips[1].name}.png", portraits / f"{protocol.clips[0].name}.png")
+    with raises_input_error(ErrorCode.output_exists, "--output", str(job.output)):
+        generate_benchmark(batch, Rank(0, 1))
+    (portraits / f"{protocol.clips[0].name}.png").unlink()
+    job.output.unlink()
+    with raises_input_error(ErrorCode.unreadable_media, "clips", 1):
+        generate_benchmark(batch, Rank(0, 1))
 
 
 def _contents(folder: Path) -> dict[Path, bytes]:

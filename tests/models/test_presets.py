@@ -6,7 +6,9 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
+from fantasytalking.common.config import preset_path
 from fantasytalking.common.errors import ErrorCode
+from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.models.presets import build_meta_transformer, load_model_config, model_presets, transformer_kwargs
 from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
 from tests.helpers.errors import raises_input_error
@@ -32,6 +34,19 @@ def test_every_parameter_belongs_to_wan_or_to_a_module(preset):
     assert len(base_names) == PUBLISHED.get(preset, len(base_names))
     assert {adapter_module_of(name) for name in names - base_names} == {"audio", "face", "motion"}
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_a_transformer_may_have_patches_of_single_latent_cells(tmp_path):
+    path = tmp_path / "model.yaml"
+    text = preset_path("nano", "model").read_text().replace("wan:", "vae: {scale_factor_spatial: 16}\nwan:")
+    path.write_text(text.replace("ffn_dim", "patch_size: [1, 1, 1]\n  ffn_dim"))
+    config = load_model_config(str(path))
+    assert config.geometry == LatentGeometry(16, 4, 1) and config.geometry.token_pixels == 16
+    state = build_meta_transformer(config).state_dict()
+    assert state["patch_embedding.weight"].shape == (256, 68, 1, 1, 1) and state["proj_out.weight"].shape == (32, 256)
+    path.write_text(text.replace("ffn_dim", "patch_size: [2, 2, 2]\n  ffn_dim"))
+    with raises_input_error(ErrorCode.unsupported, "patch_size", (2, 2, 2)):
+        load_model_config(str(path))
 
 
 def test_wan14b_has_the_released_adapters_shapes():

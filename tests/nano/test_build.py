@@ -15,6 +15,7 @@ from fantasytalking.common.config import CONFIGS_FOLDER, load_config, preset_pat
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.data.manifest import read_manifest
 from fantasytalking.evaluation.features.expression_reader import EXPRESSION_PARAMETERS as EXPRESSIONS
+from fantasytalking.evaluation.features.landmark_expressions import EXPRESSION_CHANNELS
 from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.model_sources import resolve_model
 from fantasytalking.nano.build import STEP_NAMES, build_nano
@@ -117,6 +118,20 @@ def test_the_model_card_lists_only_what_was_measured(tmp_path: Path) -> None:
     assert "98.7% of the pairs verified correctly, 60 people" in card and "| face_encoder | 7 | 9 |" in card
     assert "12.35" in card and "3.0" in card and "vae:" in card
     assert "PSNR" not in card and "phoneme, " not in card and "normalized latents" not in card
+    vae = {
+        "psnr": 30.0,
+        "psnr_mouth": 29.0,
+        "videos": 2,
+        "latent_mean_error": 0.1,
+        "latent_deviation_error": 0.1,
+    } | timed
+    earlier = vae | {"steps": 7, "first_loss": 9.0, "last_loss": 1.0, "seconds_a_step": 1.0}
+    read = {f"{kind}_{group}": 0.5 for kind in ("original", "reconstructed") for group in EXPRESSION_CHANNELS}
+    for report, shown in ((earlier, False), (earlier | {"psnr_eyes": 28.0} | read, True)):
+        write_model_card(load_config(BuildConfig, preset_path("nano", "build")), {"vae": report} | reports, tmp_path)
+        card = (tmp_path / "README.md").read_text()
+        assert "30.00 dB PSNR, 29.00 dB around the mouth" in card
+        assert ("28.00 dB around the eyes" in card) == ("gaze 0.50 (0.50)" in card) == shown
 
 
 def test_the_model_card_describes_driving_videos_when_the_adapter_exists(tmp_path: Path) -> None:

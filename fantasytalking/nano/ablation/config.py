@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.validation import check_ranges
+from fantasytalking.portrait_world.render.framed_portrait import PortraitFraming
 
 
 class AblationTask(Enum):
@@ -39,6 +40,8 @@ class AblationRowConfig:
     """key=value settings of the row's training scripts."""
     infer_overrides: list[str] = field(default_factory=list)
     """key=value settings of the row's generation."""
+    framing: PortraitFraming | None = None
+    """Framing of the portraits from which the row generates (speech only). None: the references' first frames."""
     num_seeds: int = 1
     """Number of trainings that differ in their seed only; each has its own row in the table."""
 
@@ -164,6 +167,14 @@ class AblationConfig:
                 code=ErrorCode.conflict,
                 field="people",
                 value=self.people,
+            )
+        framed = [row for row in self.rows if row.framing is not None]
+        if framed and self.task is not AblationTask.speech:
+            raise InputError(
+                f"row '{framed[0].name}' has a framing, which task={self.task.value} does not support; remove it",
+                code=ErrorCode.conflict,
+                field=f"rows.{framed[0].name}.framing",
+                value=self.task.value,
             )
         names = [row.name for row in self.rows]
         repeated = sorted({name for name in names if names.count(name) > 1})

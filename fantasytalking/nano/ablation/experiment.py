@@ -17,9 +17,11 @@ from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write, atomic_write_text, hash_file
 from fantasytalking.common.hub import resolve_local
 from fantasytalking.common.locks import lock_output
+from fantasytalking.evaluation.benchmark.protocol import BenchmarkProtocol
 from fantasytalking.evaluation.report.results import RESULTS_FILE, EvaluationResults
 from fantasytalking.evaluation.runner import PROTOCOL_FILE
 from fantasytalking.evaluation.weights import NANO_FACE_WEIGHTS, NANO_READER_WEIGHTS
+from fantasytalking.media import write_image
 from fantasytalking.nano.ablation.config import AblationConfig, AblationRowConfig, AblationTask
 from fantasytalking.nano.ablation.motion_control import motion_control_table
 from fantasytalking.nano.config import VideosConfig
@@ -27,6 +29,8 @@ from fantasytalking.nano.context import run_command
 from fantasytalking.nano.corpora.video_corpus import CorpusPart, plan_held_out_parts, render_videos
 from fantasytalking.portrait_world.corpus.clip_corpus import make_corpus
 from fantasytalking.portrait_world.corpus.group_corpus import GroupCorpusPlan
+from fantasytalking.portrait_world.people.identity import make_identity
+from fantasytalking.portrait_world.render.framed_portrait import PortraitFraming, render_framed_portrait
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +104,7 @@ class AblationStudy:
             logger.info(f"row '{run.name}'")
             check_row_settings(self.work_dir / run.folder, run, self.config)
             adapter = self._train_run(run)
-            results.append(self._generate_and_evaluate(run.name, run.folder, adapter, run.row.infer_overrides))
+            results.append(self._generate_and_evaluate(run.name, run.folder, adapter, run.row))
             if self.config.motion_control is not None and self.config.motion_control.row == run.row.name:
                 self._evaluate_motion_control(run, adapter)
         run_command("evaluate", "--table", *results, "--output", self.work_dir, "--title", self.config.title)
@@ -170,7 +174,7 @@ class AblationStudy:
         return output / "adapter"
 
     def _generate_and_evaluate(
-        self, name: str, folder: str, adapter: Path | None, infer_overrides: Sequence[str], protocol: Path | None = None
+        self, name: str, folder: str, adapter: Path | None, row: AblationRowConfig, protocol: Path | None = None
     ) -> Path:
         """Generates and evaluates the clips of `protocol`, by default that of the rows; returns results.json."""
         protocol = protocol or self.work_dir / PROTOCOL_FILE
@@ -180,13 +184,25 @@ class AblationStudy:
         role = "adapter" if self.config.task is AblationTask.speech else "expression_adapter"
         settings += [f"{role}={adapter}"] if adapter else []
         if not (output / RESULTS_FILE).is_file():
-            settings += [*self.config.infer_overrides, *infer_overrides]
-            run_command("generate-benchmark", *inputs, "--output", videos, *settings)
+            settings += [*self.config.infer_overrides, *row.infer_overrides]
+            portraits = self._render_portraits(row.framing, folder, protocol) if row.framing is not None else []
+            run_command("generate-benchmark", *inputs, *portraits, "--output", videos, *settings)
             options = ["--benchmark", self.config.task.benchmark, *inputs, "--predictions", videos, "--output", output]
             options += ["--weights", self._metric_weights_folder(), "--name", name]
             options += ["--metrics", ",".join(self.config.metrics), "--num-processes", self.processes]
             run_command("evaluate", *options)
         return output / RESULTS_FILE
+
+    def _render_portraits(self, framing: PortraitFraming, folder: str, protocol: Path) -> list[object]:
+        """Renders the portrait of every clip in a framing; returns the options of generation with which it is used."""
+        output = self.work_dir / folder / "portraits"
+        output.mkdir(parents=True, exist_ok=True)
+        for clip in BenchmarkProtocol.load(protocol).clips:
+            path = output / f"{clip.name}.png"
+            if not path.is_file():
+                number = int(clip.identity.removeprefix("id"))
+                write_image(path, render_framed_portrait(make_identity(number), framing))
+        return ["--portraits", output]
 
     def _evaluate_motion_control(self, run: AblationRun, adapter: Path | None) -> None:
         """Evaluates a model at several motion intensities and writes a table of requested against measured motion."""
@@ -195,10 +211,10 @@ class AblationStudy:
         parent, results = self.config.control_folder, []
         for intensity in control.intensities:
             overrides = [*run.row.infer_overrides, f"expression_motion={intensity}", f"body_motion={intensity}"]
+            row = dataclasses.replace(run.row, infer_overrides=overrides)
             name, folder = f"{run.name}, motion {intensity:g}", f"{parent}/{run.folder}_motion_{intensity:g}"
-            results.append(
-                self._generate_and_evaluate(name, folder, adapter, overrides, self.work_dir / parent / PROTOCOL_FILE)
-            )
+            protocol = self.work_dir / parent / PROTOCOL_FILE
+            results.append(self._generate_and_evaluate(name, folder, adapter, row, protocol))
         lines = motion_control_table(control.intensities, [EvaluationResults.load(path) for path in results])
         atomic_write_text(self.work_dir / parent / f"{run.folder}.md", "\n".join([f"# {run.name}", "", *lines]) + "\n")
 
@@ -225,7 +241,10 @@ def check_row_settings(folder: Path, run: AblationRun, config: AblationConfig) -
     determining = dataclasses.asdict(config) | {"title": "", "rows": [], "motion_control": None, "work_dir": ""}
     # Under the keys of earlier releases, so that rows started before keys were renamed can be resumed.
     settings = restore_old_keys(AblationConfig, determining)
-    settings |= {"row": restore_old_keys(AblationRowConfig, dataclasses.asdict(run.row)), "seed": run.seed}
+    row = dataclasses.asdict(run.row)
+    if run.row.framing is None:
+        del row["framing"]  # as before rows had one
+    settings |= {"row": restore_old_keys(AblationRowConfig, row), "seed": run.seed}
     settings |= {"weights": _component_hashes(config.base)}
     note, text = folder / ROW_SETTINGS_FILE, json.dumps(settings, indent=1, default=lambda choice: choice.value) + "\n"
     if not note.is_file():

@@ -1,4 +1,4 @@
-"""Memory-mapped store of all frames of a folder of portrait-world videos, with the position of the mouth per frame."""
+"""Memory-mapped store of all frames of a folder of portrait-world videos, with the positions of mouth and eyes."""
 
 import json
 from collections.abc import Iterator
@@ -25,8 +25,10 @@ class FrameStore:
 
     pixels: NDArray[np.uint8]
     """(N, H, W, 3) uint8 RGB, memory-mapped."""
-    mouth_centers: NDArray[np.float32]
-    """(N, 2) column and row of the mouth's center in pixels."""
+    feature_centers: NDArray[np.float32]
+    """(N, 3, 2) column and row in pixels of the centers of the mouth and of the eyes."""
+    head_units: NDArray[np.float32]
+    """(N,) length of a head unit in pixels: the scale of the face."""
     video_starts: list[int]
     """Index of the first frame of every video, and N."""
 
@@ -55,19 +57,18 @@ def open_frame_store(videos: Path, folder: Path) -> FrameStore:
             _decode(paths, temporary)
     starts = json.loads((folder / "starts.json").read_text(encoding="utf-8"))
     pixels = np.load(folder / "pixels.npy", mmap_mode="r")
-    return FrameStore(pixels, np.load(folder / "mouths.npy"), starts)
+    return FrameStore(pixels, np.load(folder / "features.npy"), np.load(folder / "head_units.npy"), starts)
 
 
-def project_mouth_centers(
-    identity: int, poses: list[dict[str, float]], size: int, zoom: float = 1.0
+def project_features(
+    identity: int, poses: list[dict[str, float]], camera: Camera, zoom: float = 1.0
 ) -> NDArray[np.float32]:
-    """Returns column and row (T, 2) of the mouth's center in images of `size` pixels, from the true poses."""
-    resting = _resting_mouth(identity)
-    camera = Camera.portrait(size, size, zoom)
+    """Returns column and row (T, 3, 2) of the centers of mouth and eyes, from the true poses and the zoom of a clip."""
+    resting = _resting_features(identity)
     centers = []
     for pose in poses:
         state = scale_shifts_for_zoom(FaceState(**{name: pose[name] for name in POSE_FIELDS}), zoom)
-        centers.append(camera.project(posture_from_state(state).transform_points(resting))[0, :2])
+        centers.append(camera.project(posture_from_state(state).transform_points(resting))[:, :2])
     return np.array(centers, dtype=np.float32)
 
 
@@ -79,15 +80,19 @@ def _decode(paths: list[Path], folder: Path) -> None:
     pixels = np.lib.format.open_memmap(
         folder / "pixels.npy", mode="w+", dtype=np.uint8, shape=(starts[-1], size, size, 3)
     )
-    mouths = []
+    features, units = [], []
     for path, truth, start in zip(paths, truths, starts[:-1], strict=True):
         count = 0
         for count, frame in enumerate(_iter_rgb_frames(path), start=1):
             pixels[start + count - 1] = frame
         assert count == len(truth["frames"]), f"{path} has {count} frames, its truth.json {len(truth['frames'])}"
-        mouths.append(project_mouth_centers(truth["identity"], truth["frames"], size, truth["closeness"]))
+        zoom = truth["closeness"]
+        camera = Camera.portrait(size, size, zoom, tuple(truth.get("offset", (0.0, 0.0))))
+        features.append(project_features(truth["identity"], truth["frames"], camera, zoom))
+        units.append(np.full(count, camera.scale, np.float32))
     pixels.flush()
-    np.save(folder / "mouths.npy", np.concatenate(mouths))
+    np.save(folder / "features.npy", np.concatenate(features))
+    np.save(folder / "head_units.npy", np.concatenate(units))
     (folder / "starts.json").write_text(json.dumps(starts), encoding="utf-8")
 
 
@@ -96,7 +101,8 @@ def _iter_rgb_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
 
 
 @lru_cache(maxsize=4)
-def _resting_mouth(identity: int) -> NDArray[np.float32]:
+def _resting_features(identity: int) -> NDArray[np.float32]:
     head = Anatomy(make_identity(identity)).head
-    height = head.features.mouth_y
-    return np.array([[0.0, height, head.surface_depth(0.0, height)]], dtype=np.float32)
+    face = head.features
+    places = [(0.0, face.mouth_y), (-face.eye_x, face.eye_y), (face.eye_x, face.eye_y)]
+    return np.array([[x, y, head.surface_depth(x, y)] for x, y in places], dtype=np.float32)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 SHUFFLED_FRACTION = 0.5
 """Fraction of utterances with shuffled words, which adds combinations of phonemes."""
+MIN_PAUSED_WORDS = 5
 
 
 def vary_sentence(sentences: Sequence[str], index: int, random: np.random.Generator) -> str:
@@ -28,11 +29,26 @@ def vary_sentence(sentences: Sequence[str], index: int, random: np.random.Genera
     return " ".join(str(word).strip(",.?!") for word in random.permutation(words + others)[: len(words) + 2])
 
 
+def compose_utterance(sentences: Sequence[str], count: int, random: np.random.Generator) -> str:
+    """Returns `count` random words of the sentences' vocabulary. Half of the utterances of `MIN_PAUSED_WORDS` or more
+    consist of two sentences, with a pause between them."""
+    vocabulary = sorted({word.strip(",.?!").lower() for sentence in sentences for word in sentence.split()})
+    words = [vocabulary[int(index)] for index in random.integers(len(vocabulary), size=count)]
+    if count >= MIN_PAUSED_WORDS and random.random() < 0.5:
+        words[int(random.integers(1, count - 2))] += "."
+    return " ".join(words) + "."
+
+
 @dataclass(frozen=True)
 class UniqueUtterancesPlan(CorpusPlan):
     """Plan of a corpus in which everyone in `identities` says unique utterances; some end with a silent one more."""
 
     videos_config: ExtendedVideosConfig = field(default_factory=ExtendedVideosConfig)
+
+    def settings(self) -> dict[str, object]:
+        """Returns the settings that all clips share, with the range of their framings if each has its own."""
+        framing = self.videos_config.framing
+        return super().settings() | ({} if framing is None else {"framing": asdict(framing)})
 
     def clips(self) -> Iterator[ClipPlan]:
         """Yields one plan per clip, person by person."""
@@ -40,9 +56,14 @@ class UniqueUtterancesPlan(CorpusPlan):
         for identity in self.identities:
             random = np.random.default_rng([self.seed, 43, identity])
             for number in range(config.utterances_per_person + int(identity % config.rest_interval == 0)):
-                text = vary_sentence(self.sentences, int(random.integers(len(self.sentences))), random)
+                if config.min_words is None or config.max_words is None:
+                    text = vary_sentence(self.sentences, int(random.integers(len(self.sentences))), random)
+                else:
+                    count = int(random.integers(config.min_words, config.max_words + 1))
+                    text = compose_utterance(self.sentences, count, random)
                 rest = config.rest_seconds if number == config.utterances_per_person else 0.0
-                yield ClipPlan(identity, number, text, self.seed, self.expression, self.body, rest)
+                placement = config.framing.draw(random) if config.framing is not None else None
+                yield ClipPlan(identity, number, text, self.seed, self.expression, self.body, rest, placement)
 
 
 def render_extended_videos(

@@ -114,8 +114,7 @@ def render_videos(
 def write_captions(folder: Path, seed: int) -> None:
     """Writes missing captions: a description of the person, or the default caption."""
     for video in sorted(folder.glob("id*/video.mp4")):
-        name = video.parent.name  # id0000_s0000
-        identity, sentence = int(name[2:6]), int(name[8:12])
+        identity, sentence = (int(number) for number in video.parent.name[2:].split("_s"))  # id0000_s0000
         random = np.random.default_rng([seed, identity, sentence, 1])
         text = (
             DEFAULT_CAPTION

@@ -28,6 +28,7 @@ from fantasytalking.nano.trainers.text_image_encoder import (
     save_text_image_encoders,
     train_tokenizer,
 )
+from fantasytalking.nano.trainers.vae_readings import expression_readings
 from fantasytalking.nano.trainers.video_vae import VideoVaeTask, reconstruction_quality, save_vae, set_latent_statistics
 from fantasytalking.nano.training_log import training_summary
 from fantasytalking.portrait_world.people.identity import HELD_OUT_IDENTITIES
@@ -50,14 +51,16 @@ def make_training_videos(context: BuildContext) -> dict[str, Any]:
 def train_vae(context: BuildContext) -> dict[str, Any]:
     """Trains the component `vae` and measures the mean and standard deviation of its latents."""
     config, seed, folder = context.config.vae, context.config.seed, context.step_folder("vae")
-    frames = open_frame_store(context.work_dir / "videos", folder / "frames")
+    frames = open_frame_store(context.work_dir / "videos", folder / "frame_store")
     task = VideoVaeTask(config, frames, seed, context.device)
     report = train_component(task, config.fit, folder, context.device, seed)
     mean, deviation = set_latent_statistics(task.model, frames, min(STATISTICS_CLIPS, 2 * len(frames)), seed)
     save_vae(task.model, context.components / "vae")
-    held_out = open_frame_store(context.work_dir / "videos_held_out", folder / "frames_held_out")
+    held_out = open_frame_store(context.work_dir / "videos_held_out", folder / "frame_store_held_out")
     shipped = VideoAutoencoder.from_pretrained(context.components, device=context.device)
     quality = reconstruction_quality(shipped, held_out)
+    clips = sorted(path.parent for path in (context.work_dir / "videos_held_out").rglob("video.mp4"))
+    quality |= expression_readings(shipped, clips)
     statistics = {"latent_mean_error": mean, "latent_deviation_error": deviation}
     return report_values(report, task.model) | statistics | quality
 

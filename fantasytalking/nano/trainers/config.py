@@ -11,6 +11,10 @@ from fantasytalking.encoders.expression import ExpressionEncoderConfig
 from fantasytalking.latent_geometry import WAN21_GEOMETRY
 from fantasytalking.training.config import OptimizerType
 
+ADDED_LATER = {"added_later": True}
+"""Metadata of fields whose default is how builds worked before they existed: at their defaults they do not change the
+fingerprint of a build step."""
+
 
 @dataclass
 class ComponentTrainingConfig:
@@ -40,7 +44,9 @@ class ComponentTrainingConfig:
 
 
 NANO_GEOMETRY = WAN21_GEOMETRY
-"""Strides of the trained VAE, those of Wan 2.1."""
+"""Geometry of nano's videos: the VAE has the strides of Wan 2.1, or those of Wan 2.2's with a transformer whose patches
+are single latent cells, so that a token has the same size."""
+SPATIAL_STRIDES = (8, 16)
 SHORTCUT_FACTOR = 4
 """Smallest number of positions of a level that a shortcut merges into one position of the next."""
 
@@ -53,7 +59,8 @@ class VaeTraining:
     dim_mult: list[int] = field(default_factory=lambda: [1, 2, 3])
     """Widths of the levels, in units of `base_dim`. Time is halved at the last two of the spatial halvings."""
     patch_size: int = 2
-    """Side of the pixel patches that are folded into channels, as in Wan 2.2's VAE, which saves the costliest level."""
+    """Side of the pixel patches that are folded into channels, as in Wan 2.2's VAE, which saves the costliest level.
+    With three levels, 2 gives latent cells of 8 pixels, and 4 cells of 16, which decode faster, for more channels."""
     num_res_blocks: int = 1
     latent_channels: int = 16
     """Latent channels; must equal the preset's `wan.out_channels`, with `wan.in_channels` = 2 * latent_channels + 4."""
@@ -63,7 +70,7 @@ class VaeTraining:
     clip_frames: int = 17
     """Frames per training clip, 1 + 4k."""
     crop_size: int = 64
-    """Side in pixels of the crops of most steps. In half of the clips the crop is centered near the mouth."""
+    """Side in pixels of the crops of most steps. In half of the clips the crop is centered near a weighted feature."""
     full_frame_interval: int = 4
     """Steps between batches of full frames, of fewer clips, which the attention of the middle block needs."""
     long_clip_frames: int = 33
@@ -79,11 +86,17 @@ class VaeTraining:
     dB with the squared error."""
     mouth_weight: float = 4.0
     """Additional weight of the mouth's center, relative to the backdrop."""
+    eye_weight: float = field(default=0.0, metadata=ADDED_LATER)
+    """Additional weight of the centers of the eyes, lids and brows included. If positive, crops are also centered near
+    the eyes."""
+    motion_weight: float = field(default=0.0, metadata=ADDED_LATER)
+    """Weight of the absolute error of differences between neighboring frames, relative to that of pixels: short motion
+    such as blinks is lost first where four frames share a latent."""
     kl_weight: float = 1e-5
     fit: ComponentTrainingConfig = field(default_factory=ComponentTrainingConfig)
 
     def validate(self) -> None:
-        """Validates ranges and the VAE's compression: 8 times in space, 4 times in time.
+        """Validates ranges and the VAE's compression: 8 or 16 times in space, 4 times in time.
 
         Raises:
             InputError: a value is out of range, or sizes do not fit together.
@@ -97,10 +110,10 @@ class VaeTraining:
             if value < NANO_GEOMETRY.token_pixels or value % NANO_GEOMETRY.token_pixels:
                 raise out_of_range(f"vae.{name}", value, f"a multiple of {NANO_GEOMETRY.token_pixels}")
         check_ranges(self, {"full_frame_interval": (2, 1000), "latent_channels": (4, 128)}, "vae.")
-        if self.patch_size * 2 ** (len(self.dim_mult) - 1) != NANO_GEOMETRY.spatial_stride or len(self.dim_mult) < 3:
+        if self.spatial_stride not in SPATIAL_STRIDES or len(self.dim_mult) < 3:
             raise InputError(
                 f"vae.patch_size {self.patch_size} and the {len(self.dim_mult)} levels of vae.dim_mult do not compress "
-                "8 times in space and 4 times in time; use 2 with three levels, or 1 with four",
+                "8 or 16 times in space and 4 times in time; use 2 or 4 with three levels, or 1 or 2 with four",
                 code=ErrorCode.conflict,
                 field="vae.patch_size",
                 value=self.patch_size,
@@ -113,6 +126,11 @@ class VaeTraining:
                 field="vae.dim_mult",
                 value=list(self.dim_mult),
             )
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels per latent cell, in height and in width."""
+        return int(self.patch_size * 2 ** (len(self.dim_mult) - 1))
 
     def _has_shortcuts(self) -> bool:
         """Whether averaging and repetition can map each level's width to the next one's, down and up."""

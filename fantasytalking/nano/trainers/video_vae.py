@@ -3,6 +3,7 @@
 Axes: B clips, T frames, F latent frames, H and W pixels, h and w latent size.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,12 @@ from fantasytalking.nano.trainers.config import NANO_GEOMETRY, VaeTraining
 GRAY_FRACTION = 0.1
 """Fraction of the clips whose frames after the first are gray, as in the encoding of the image condition."""
 RESIDUAL_GAIN, FIRST_BIAS, FIRST_LOG_VARIANCE = 0.3, 0.2, -5.0
-MOUTH_RADIUS = 0.09
-"""Standard deviation of the weight around the mouth, in image heights."""
+MOUTH_RADIUS, EYE_RADIUS = 0.234, 0.15
+"""Standard deviations of the weights around mouth and eyes, in head units (`camera.PORTRAIT_HEIGHT_UNITS`)."""
 
 
 def build_vae(config: VaeTraining, seed: int) -> AutoencoderKLWan:
-    """Returns an untrained VAE that compresses 8 times in space and 4 times in time."""
+    """Returns an untrained VAE that compresses `config.spatial_stride` times in space and 4 times in time."""
     torch.manual_seed(seed)
     halvings = len(config.dim_mult) - 1
     vae = AutoencoderKLWan(
@@ -42,6 +43,7 @@ def build_vae(config: VaeTraining, seed: int) -> AutoencoderKLWan:
         out_channels=3 * config.patch_size**2,
         patch_size=config.patch_size if config.patch_size > 1 else None,
         is_residual=config.residual_shortcuts,
+        scale_factor_spatial=config.spatial_stride,
         latents_mean=[0.0] * config.latent_channels,
         latents_std=[1.0] * config.latent_channels,
     )
@@ -84,23 +86,27 @@ class VideoVaeTask:
         self._config, self._frames, self._device = config, frames, device
 
     def loss(self, random: np.random.Generator, step: int) -> Tensor:
-        """Returns squared and absolute errors of pixels and the absolute error of edges, weighted around the mouth,
-        plus a small KL term."""
+        """Returns squared and absolute errors of pixels and the absolute error of edges and motion, weighted around
+        mouth and eyes, plus a small KL term."""
         config = self._config
-        clips, mouths, side = self._sample_batch(random, step)
+        clips, features, units = self._sample_batch(random, step)
         video = clips.to(self._device, memory_format=torch.channels_last_3d)
         posterior = DiagonalGaussianDistribution(encode_full_clip(self.model, video))
         result = decode_full_clip(self.model, posterior.sample()).float()
-        weight = mouth_weight_map(mouths, side, clips.shape[-1], config.mouth_weight).to(self._device)
+        peaks = (config.mouth_weight, config.eye_weight, config.eye_weight)
+        weight = feature_weight_map(features, units, clips.shape[-1], peaks).to(self._device)
         error = result - video
         edges = sum(_gradients(error, axis).abs() for axis in (-1, -2))
         squared = (weight * error.square()).mean()
         absolute = (weight * (error.abs() + edges)).mean()
+        if config.motion_weight:
+            absolute = absolute + config.motion_weight * (weight[:, :, 1:] * torch.diff(error, dim=2).abs()).mean()
         kl = posterior.kl().mean() / (posterior.mean[0].numel())
         return config.mse_weight * squared + config.l1_weight * absolute + config.kl_weight * kl
 
-    def _sample_batch(self, random: np.random.Generator, step: int) -> tuple[Tensor, Tensor, int]:
-        """Returns clips (B, 3, T, s, s) in [-1, 1], mouth centers (B, T, 2) in pixels, and the full frame's side."""
+    def _sample_batch(self, random: np.random.Generator, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns clips (B, 3, T, s, s) in [-1, 1], centers of the features (B, T, 3, 2) in pixels, and the length of
+        the head unit (B, T) in pixels."""
         config, full_size = self._config, self._frames.pixels.shape[1]
         size, count, batch = config.crop_size, config.clip_frames, config.fit.batch_size
         if step % config.full_frame_interval == 0:
@@ -108,18 +114,19 @@ class VideoVaeTask:
         elif step % config.full_frame_interval == config.full_frame_interval - 1:
             size, batch = full_size, max(1, round(batch * (config.crop_size / full_size) ** 2))
         samples = [self._sample_clip(random, size, count) for _ in range(batch)]
-        pixels = torch.from_numpy(np.stack([clip for clip, _ in samples])).float() / 127.5 - 1
+        pixels = torch.from_numpy(np.stack([sample[0] for sample in samples])).float() / 127.5 - 1
         clips = rearrange(pixels, "b t h w c -> b c t h w")
         for number in range(batch):
             if random.random() < GRAY_FRACTION:
                 clips[number, :, 1:] = 0
-        return clips, torch.from_numpy(np.stack([mouths for _, mouths in samples])), full_size
+        features, units = (torch.from_numpy(np.stack([sample[index] for sample in samples])) for index in (1, 2))
+        return clips, features, units
 
     def _sample_clip(
         self, random: np.random.Generator, size: int, count: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Returns `count` frames of a random video, cropped to `size` (T, s, s, 3), and mouth centers (T, 2); half of
-        the clips are mirrored."""
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+        """Returns `count` frames of a random video, cropped to `size` (T, s, s, 3), centers of the features (T, 3, 2),
+        and lengths of the head unit (T,); half of the clips are mirrored."""
         frames = self._frames
         long_enough = [video for video in range(len(frames)) if frames.video_length(video) >= count]
         video = long_enough[int(random.integers(len(long_enough)))]
@@ -127,31 +134,33 @@ class VideoVaeTask:
         full_size = frames.pixels.shape[1]
         corner = random.integers(0, full_size - size + 1, 2)
         if random.random() < 0.5:
-            near_mouth = frames.mouth_centers[chosen].mean(axis=0) - size / 2 + random.uniform(-size / 4, size / 4, 2)
-            corner = np.clip(np.round(near_mouth).astype(int), 0, full_size - size)
+            weighted = 3 if self._config.eye_weight > 0 else 1
+            center = frames.feature_centers[chosen, int(random.integers(weighted))].mean(axis=0)
+            near = center - size / 2 + random.uniform(-size / 4, size / 4, 2)
+            corner = np.clip(np.round(near).astype(int), 0, full_size - size)
         left, top = (int(value) for value in corner)
         clip = frames.pixels[chosen, top : top + size, left : left + size]
-        mouths = frames.mouth_centers[chosen] - np.array([left, top], np.float32)
+        features = frames.feature_centers[chosen] - np.array([left, top], np.float32)
         if random.random() < 0.5:
-            clip, mouths = clip[:, :, ::-1], np.stack([size - mouths[:, 0], mouths[:, 1]], axis=1)
-        return np.ascontiguousarray(clip), mouths.astype(np.float32)
+            clip, features = clip[:, :, ::-1], np.stack([size - features[..., 0], features[..., 1]], axis=-1)
+        return np.ascontiguousarray(clip), features.astype(np.float32), frames.head_units[chosen]
 
 
-def mouth_weight_map(mouth_centers: Tensor, image_size: int, size: int, peak: float) -> Tensor:
-    """Returns weights (B, 1, T, size, size) of mean 1 around the mouth.
+def feature_weight_map(centers: Tensor, head_units: Tensor, size: int, peaks: Sequence[float]) -> Tensor:
+    """Returns weights (B, 1, T, size, size) of mean 1, which are larger around mouth and eyes.
 
     Args:
-        mouth_centers: (B, T, 2) column and row in pixels of the clip.
-        image_size: side of the full frame in pixels, which determines the radius.
+        centers: (B, T, 3, 2) column and row of mouth and eyes in pixels of the clip.
+        head_units: (B, T) length of the head unit in pixels, which determines the radii.
         size: side of the clip in pixels.
-        peak: additional weight at the mouth's center, before normalization.
+        peaks: additional weights at the three centers, before normalization.
     """
     positions = torch.arange(size) + 0.5
-    across = positions - mouth_centers[..., 0, None]  # (B, T, s)
-    down = positions - mouth_centers[..., 1, None]
-    radius = MOUTH_RADIUS * image_size
-    near = torch.exp(-0.5 * (across[:, :, None, :] ** 2 + down[:, :, :, None] ** 2) / radius**2)
-    weight = 1 + peak * near
+    weight = torch.ones(*head_units.shape, size, size)
+    for feature, (peak, radius) in enumerate(zip(peaks, (MOUTH_RADIUS, EYE_RADIUS, EYE_RADIUS), strict=True)):
+        across, down = (positions - centers[:, :, feature, axis, None] for axis in (0, 1))  # (B, T, s)
+        squares = across[:, :, None, :] ** 2 + down[:, :, :, None] ** 2
+        weight = weight + peak * torch.exp(-0.5 * squares / (radius * head_units[..., None, None]) ** 2)
     return (weight / weight.mean())[:, None]
 
 
@@ -174,8 +183,10 @@ def set_latent_statistics(vae: AutoencoderKLWan, frames: FrameStore, clips: int,
 
 
 def reconstruction_quality(vae: VideoAutoencoder, frames: FrameStore, count: int = 33) -> dict[str, float]:
-    """Returns the mean PSNR in dB over the first 1 + 4k frames of each video, of full frames and around the mouth."""
-    full, mouth = [], []
+    """Returns the mean PSNR in dB over the first 1 + 4k frames of each video: of full frames, around mouth and eyes."""
+    full: list[float] = []
+    mouth: list[float] = []
+    eyes: list[float] = []
     for video in range(len(frames)):
         length = min(count, frames.video_length(video))
         chosen = frames.frame_range(video, 0, length - (length - 1) % NANO_GEOMETRY.temporal_stride)
@@ -183,12 +194,17 @@ def reconstruction_quality(vae: VideoAutoencoder, frames: FrameStore, count: int
         clip = rearrange(torch.from_numpy(pixels), "t h w c -> 1 c t h w")
         result = vae.decode(vae.encode(clip)).cpu()
         error = ((result - (clip.float() / 127.5 - 1)) / 2).square()
-        near = mouth_weight_map(
-            torch.from_numpy(frames.mouth_centers[chosen])[None], clip.shape[-1], clip.shape[-1], 1e6
+        centers, units = (
+            torch.from_numpy(values[chosen])[None] for values in (frames.feature_centers, frames.head_units)
         )
-        full.append(_psnr(error.mean()))
-        mouth.append(_psnr((error * near).mean()))
-    return {"psnr": float(np.mean(full)), "psnr_mouth": float(np.mean(mouth)), "videos": len(full)}
+        for values, peaks in ((full, (0, 0, 0)), (mouth, (1e6, 0, 0)), (eyes, (0, 1e6, 1e6))):
+            values.append(_psnr((error * feature_weight_map(centers, units, clip.shape[-1], peaks)).mean()))
+    return {
+        "psnr": float(np.mean(full)),
+        "psnr_mouth": float(np.mean(mouth)),
+        "psnr_eyes": float(np.mean(eyes)),
+        "videos": len(full),
+    }
 
 
 def save_vae(vae: AutoencoderKLWan, folder: Path) -> None:

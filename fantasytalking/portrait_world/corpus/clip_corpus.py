@@ -105,7 +105,10 @@ class CorpusPlan:
 
     def make_clip(self, clip: ClipPlan, output: Path) -> None:
         """Writes one clip to its folder below `output`."""
-        write_clip(_portrait_renderer(clip.identity, self.size, self.zoom), clip, output / clip.name)
+        zoom, offset = self.zoom, (0.0, 0.0)
+        if clip.placement is not None:
+            zoom, offset = clip.placement.zoom, (clip.placement.x, clip.placement.y)
+        write_clip(_portrait_renderer(clip.identity, self.size, zoom, offset), clip, output / clip.name)
 
 
 def check_performance_settings(expression: float | None, body: float | None, zoom: float, seed: int) -> None:
@@ -279,7 +282,7 @@ def _check_corpus_settings(plan: CorpusPlanProtocol[ClipT], output: Path) -> Non
         atomic_write_text(note, json.dumps(plan.settings()) + "\n")
     # Partial folders of an earlier run that was killed.
     for kind in ("id", "g"):
-        for unfinished in output.glob(f".{kind}????_s????.*"):
+        for unfinished in output.glob(f".{kind}????*_s????.*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
@@ -296,8 +299,8 @@ def _batch_clips(clips: list[ClipT]) -> Iterator[tuple[ClipT, ...]]:
 
 
 @lru_cache(maxsize=2)
-def _portrait_renderer(identity: int, size: int, zoom: float) -> PortraitRenderer:
-    return PortraitRenderer(make_identity(identity), size, zoom)
+def _portrait_renderer(identity: int, size: int, zoom: float, offset: tuple[float, float]) -> PortraitRenderer:
+    return PortraitRenderer(make_identity(identity), size, zoom, offset)
 
 
 def _make_clips(plan: CorpusPlanProtocol[ClipT], clips: tuple[ClipT, ...], output: Path) -> int:

@@ -16,9 +16,10 @@ from fantasytalking.portrait_world.motion.animation import WORLD_FPS, Animation,
 from fantasytalking.portrait_world.motion.frame_state import NEUTRAL, FaceState
 from fantasytalking.portrait_world.people.identity import Identity
 from fantasytalking.portrait_world.render.backdrop import make_backdrop
-from fantasytalking.portrait_world.render.camera import Camera, scale_shifts_for_zoom
+from fantasytalking.portrait_world.render.camera import scale_shifts_for_zoom
 from fantasytalking.portrait_world.render.person_mesh import PersonMesh
 from fantasytalking.portrait_world.render.scene import PlacedPerson, render_scene, supersampling_factor
+from fantasytalking.portrait_world.render.scene_layout import PersonPlacement
 from fantasytalking.portrait_world.speech.synthesis import Speech, Voice, pad_with_silence, synthesize_speech
 
 TRUTH_DIGITS = 5
@@ -40,6 +41,8 @@ class ClipPlan:
     """Intensity of head and shoulder motion in [0, 1]. None: drawn at random."""
     rest_seconds: float = 0.0
     """Seconds of silence after the sentence."""
+    placement: PersonPlacement | None = None
+    """Place and magnification of the person. None: centered at the zoom of the corpus."""
 
     @property
     def name(self) -> str:
@@ -58,15 +61,18 @@ class ClipPlan:
 
 class PortraitRenderer:
     """Renders a person in front of a backdrop: `size` x `size` pixels, magnified `zoom` times relative to the default
-    portrait."""
+    portrait, and shifted by `offset` (right, down) in image heights."""
 
-    def __init__(self, identity: Identity, size: int, zoom: float = 1.0) -> None:
+    def __init__(
+        self, identity: Identity, size: int, zoom: float = 1.0, offset: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
         self.identity = identity
         self.size = size
         self.zoom = zoom
+        self.offset = offset
         canvas = round(size * supersampling_factor(size))
         self._backdrop = make_backdrop(identity, canvas, canvas)
-        camera = Camera.portrait(canvas, canvas, zoom)
+        camera = PersonPlacement(*offset, zoom).camera(canvas, canvas)
         self.person = PersonMesh(identity, camera.scale)
         self._placements = (PlacedPerson(self.person, camera),)
 
@@ -147,6 +153,7 @@ def clip_ground_truth(renderer: PortraitRenderer, plan: ClipPlan, performance: P
         "expression": performance.expression,
         "body": performance.body,
         "closeness": renderer.zoom,
+        **({"offset": list(renderer.offset)} if any(renderer.offset) else {}),
         "fps": WORLD_FPS,
         "frames": ground_truth_frames(renderer.person, performance.animation),
     }
@@ -160,7 +167,8 @@ def write_ground_truth(path: Path, truth: dict[str, Any]) -> None:
 def write_clip(renderer: PortraitRenderer, plan: ClipPlan, folder: Path) -> None:
     """Renders a plan to `folder`, completely or not at all: video.mp4, portrait.png, speech.wav and truth.json.
 
-    truth.json has identity, text, expression and body in [0, 1], closeness (the zoom), fps, and per frame: mouth_open
+    truth.json has identity, text, expression and body in [0, 1], closeness (the zoom), offset (right and down, in image
+    heights) where the person is not centered, fps, and per frame: mouth_open
     (gap between the inner lips relative to its largest value, [0, 1]), mouth_width (distance between the mouth's
     corners relative to that between the eyes), yaw (toward the right of the image), pitch (down) and roll (top to the
     right) in radians, x (right) and y (down) of the head in image heights, blink in [0, 1], brow, smile and gaze in

@@ -9,9 +9,11 @@ from fantasytalking.portrait_world.speech.synthesis import Voice
 
 Color = tuple[float, float, float]  # sRGB, 0 to 1
 
-# Held-out identities are never trained on. The two ranges are part of every benchmark's definition.
+# Held-out identities are never trained on. The first two ranges are part of every benchmark's definition.
 TRAINING_IDENTITIES = range(1000)
 HELD_OUT_IDENTITIES = range(1000, 1_000_000)
+FURTHER_TRAINING_IDENTITIES = range(1_000_000, 2_000_000)
+"""Training identities of corpora with more than a thousand people."""
 
 SKIN_TONES: tuple[Color, ...] = (
     (0.965, 0.840, 0.760),
@@ -146,10 +148,10 @@ class Identity:
 
 
 def parse_identity_range(text: str) -> range:
-    """Parses "A-B" (both included) or "A" to a range of either training or held-out identities.
+    """Parses "A-B" (both included) or "A" to a range within one of the three ranges of identities.
 
     Raises:
-        InputError: `text` has another form, or the range is out of bounds or includes both kinds of identities.
+        InputError: `text` has another form, or the range is out of bounds or not within one of them.
     """
     first, separator, last = text.partition("-")
     if not (first.isascii() and first.isdigit() and ((last.isascii() and last.isdigit()) or not separator)):
@@ -167,12 +169,13 @@ def parse_identity_range(text: str) -> range:
             field="--identities",
             value=text,
         )
-    for allowed in (TRAINING_IDENTITIES, HELD_OUT_IDENTITIES):
+    for allowed in (TRAINING_IDENTITIES, HELD_OUT_IDENTITIES, FURTHER_TRAINING_IDENTITIES):
         if chosen[0] in allowed and chosen[-1] in allowed:
             return chosen
     raise InputError(
-        f"identities '{text[:40]}' must lie within {TRAINING_IDENTITIES[0]}-{TRAINING_IDENTITIES[-1]} (training) "
-        f"or within {HELD_OUT_IDENTITIES[0]}-{HELD_OUT_IDENTITIES[-1]} (held out); use one run per range",
+        f"identities '{text[:40]}' must lie within {TRAINING_IDENTITIES[0]}-{TRAINING_IDENTITIES[-1]} or "
+        f"{FURTHER_TRAINING_IDENTITIES[0]}-{FURTHER_TRAINING_IDENTITIES[-1]} (training) or within "
+        f"{HELD_OUT_IDENTITIES[0]}-{HELD_OUT_IDENTITIES[-1]} (held out); use one run per range",
         code=ErrorCode.out_of_range,
         field="--identities",
         value=text,

@@ -79,11 +79,12 @@ class Camera:
     row: float
 
     @classmethod
-    def portrait(cls, height: int, width: int, zoom: float = 1.0) -> "Camera":
-        """Returns the camera of the default portrait, head and shoulders in the center, magnified `zoom` times."""
+    def portrait(cls, height: int, width: int, zoom: float = 1.0, offset: tuple[float, float] = (0.0, 0.0)) -> "Camera":
+        """Returns the camera of the default portrait, head and shoulders in the center, magnified `zoom` times and
+        translated by `offset` (right, down) in image heights."""
         scale = height / PORTRAIT_HEIGHT_UNITS * zoom
         center = ZOOM_FIXPOINT_Y + (PORTRAIT_CENTER_Y - ZOOM_FIXPOINT_Y) / zoom
-        return cls(scale, width / 2, height / 2 + center * scale)
+        return cls(scale, width / 2 + offset[0] * height, height / 2 + center * scale + offset[1] * height)
 
     def project(self, points: FloatArray) -> FloatArray:
         """Projects points (V, 3) to column, row and nearness (V, 3) in pixels."""

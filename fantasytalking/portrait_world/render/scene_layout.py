@@ -37,10 +37,7 @@ class PersonPlacement:
     def camera(self, height: int, width: int, shift: tuple[float, float] = (0.0, 0.0)) -> Camera:
         """Returns the person's camera in an image of this size in pixels, translated by `shift` (right, down) in image
         heights."""
-        usual = Camera.portrait(height, width, self.zoom)
-        return Camera(
-            usual.scale, usual.column + (self.x + shift[0]) * height, usual.row + (self.y + shift[1]) * height
-        )
+        return Camera.portrait(height, width, self.zoom, (self.x + shift[0], self.y + shift[1]))
 
 
 def head_half_width(person: PersonMesh) -> float:

@@ -65,6 +65,17 @@ def test_invalid_settings_are_rejected(override: str, code: ErrorCode, field: st
         load(override)
 
 
+def test_rows_may_have_the_framings_of_two_thirds_to_one_and_a_half_of_the_corpus() -> None:
+    config = load_config(AblationConfig, preset_path("nano", "framings"), [])
+    zooms = [row.framing.zoom / config.zoom for row in config.rows if row.framing is not None]
+    assert len(zooms) == len(config.rows) and not config.trains
+    assert min(zooms) == pytest.approx(2 / 3, abs=0.01) and max(zooms) == pytest.approx(1.5, abs=0.01)
+    with raises_input_error(ErrorCode.conflict, "rows.a.framing", "expression"):
+        load("task=expression", "rows=[{name: a, framing: {zoom: 1.2}}]", "motion_control=null")
+    with raises_input_error(ErrorCode.out_of_range, "framing.zoom", 3.0):
+        load("rows=[{name: a, framing: {zoom: 3}}]", "motion_control=null", "steps=2")
+
+
 def test_unknown_keys_of_a_row_are_rejected() -> None:
     with pytest.raises(InputError, match="seed"):
         load("rows=[{name: a, stage1_fraction: 1, seed: 3}]")

@@ -6,11 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fantasytalking.media import read_audio
-from fantasytalking.nano.config import ExtendedVideosConfig
+from fantasytalking.media import read_audio, read_video
+from fantasytalking.nano.config import ExtendedVideosConfig, FramingConfig
 from fantasytalking.nano.corpora import unique_utterances
-from fantasytalking.nano.corpora.unique_utterances import UniqueUtterancesPlan, render_extended_videos, vary_sentence
+from fantasytalking.nano.corpora.frame_store import project_features
+from fantasytalking.nano.corpora.unique_utterances import (
+    UniqueUtterancesPlan,
+    compose_utterance,
+    render_extended_videos,
+    vary_sentence,
+)
 from fantasytalking.nano.corpora.video_corpus import training_sentences
+from fantasytalking.perception.face_track import track_faces
+from fantasytalking.perception.landmark_measures import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
+from fantasytalking.portrait_world.render.camera import MIN_ZOOM, Camera
 
 WORDS = ExtendedVideosConfig(
     first_identity=4, num_identities=2, utterances_per_person=1, rest_interval=5, rest_seconds=1.2
@@ -68,3 +77,46 @@ def test_existing_videos_are_not_rendered_again(videos: Path) -> None:
     assert render_extended_videos(WORDS, videos, 96, seed=0, processes=1) == 3
     assert {file: file.stat().st_mtime_ns for file in videos.rglob("*.mp4")} == before
     assert all(video.with_suffix(".txt").is_file() for video in before)
+
+
+def test_composed_utterances_have_the_words_of_the_sentences_and_pauses() -> None:
+    random = np.random.default_rng(1)
+    utterances = [compose_utterance(training_sentences(), 4 + number % 5, random) for number in range(200)]
+    assert [len(text.split()) for text in utterances] == [4 + number % 5 for number in range(200)]
+    assert len(set(utterances)) == 200
+    spoken = {word.strip(",.?!").lower() for sentence in training_sentences() for word in sentence.split()}
+    assert {word.strip(".") for text in utterances for word in text.split()} <= spoken
+    assert 0.3 < np.mean(["." in text[:-1] for text in utterances]) < 0.5  # of four words, none
+
+
+def test_framings_are_within_their_range_and_hide_the_ends_of_the_shoulders() -> None:
+    framing = FramingConfig(min_zoom=0.8, max_zoom=1.4, max_x=0.2, max_y=0.03)
+    drawn = [framing.draw(np.random.default_rng(number)) for number in range(300)]
+    zooms = np.array([one.zoom for one in drawn])
+    assert 0.8 <= zooms.min() < 0.82 and 1.38 < zooms.max() <= 1.4
+    assert max(abs(one.y) for one in drawn) <= 0.03
+    for one in drawn:
+        assert 0.5 + abs(one.x) <= 0.5 * one.zoom / MIN_ZOOM + 1e-3
+    assert max(abs(one.x) for one in drawn) > 0.17
+
+
+def test_the_ground_truth_places_the_person_where_mediapipe_sees_it(tmp_path: Path) -> None:
+    words = ExtendedVideosConfig(
+        first_identity=1_000_000,
+        num_identities=1,
+        utterances_per_person=1,
+        rest_interval=7,
+        min_words=2,
+        max_words=2,
+        framing=FramingConfig(min_zoom=1.1, max_zoom=1.2, max_x=0.2, max_y=0.05),
+    )
+    assert render_extended_videos(words, tmp_path, 128, seed=3, processes=1) == 1
+    folder = tmp_path / "id1000000_s0000"
+    truth, video = json.loads((folder / "truth.json").read_text()), read_video(folder / "video.mp4")
+    assert 1.1 <= truth["closeness"] <= 1.2 and abs(truth["offset"][0]) > 0.02
+    camera = Camera.portrait(128, 128, truth["closeness"], tuple(truth["offset"]))
+    centers = project_features(1_000_000, truth["frames"], camera, truth["closeness"])
+    (track,) = track_faces(video.frames, video.times)
+    for feature, landmarks in enumerate(([78, 308, 13, 14], LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS)):
+        seen = track.landmarks[:, landmarks, :2].mean(axis=1)
+        assert np.abs(seen - centers[:, feature]).max() < 5  # of 128 pixels

@@ -1,5 +1,6 @@
 """Tests of the VAE's data, training and statistics."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from fantasytalking.nano.trainers.config import ComponentTrainingConfig, VaeTrai
 from fantasytalking.nano.trainers.video_vae import (
     VideoVaeTask,
     build_vae,
-    mouth_weight_map,
+    feature_weight_map,
     reconstruction_quality,
     save_vae,
     set_latent_statistics,
 )
 from fantasytalking.perception.face_track import track_faces
+from fantasytalking.perception.landmark_measures import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 from tests.helpers.errors import raises_input_error
 
 CPU = torch.device("cpu")
@@ -45,16 +47,21 @@ def trained(frames: FrameStore, tmp_path_factory: pytest.TempPathFactory) -> tup
     return task, report.first_loss, report.last_loss
 
 
-def test_the_mouth_is_where_mediapipe_detects_it(frames: FrameStore) -> None:
+def test_mouth_and_eyes_are_where_mediapipe_detects_them(frames: FrameStore) -> None:
     for video in range(len(frames)):
         stretch = frames.frame_range(video, 0, 12)
         (track,) = track_faces(np.array(frames.pixels[stretch]), np.arange(12) / 25)
-        seen = track.landmarks[:, INNER_LIPS, :2].mean(axis=1)
-        assert np.abs(seen - frames.mouth_centers[stretch]).max() < 4  # of 96 pixels
+        for feature, landmarks in enumerate((INNER_LIPS, LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS)):
+            seen = track.landmarks[:, landmarks, :2].mean(axis=1)
+            assert np.abs(seen - frames.feature_centers[stretch, feature]).max() < 4  # of 96 pixels
 
 
-def test_the_weight_has_mean_one_and_peaks_at_the_mouth() -> None:
-    weight = mouth_weight_map(torch.tensor([[[20.5, 40.5]]]), image_size=96, size=64, peak=4.0)
+def test_the_weight_has_mean_one_and_peaks_at_mouth_and_eyes() -> None:
+    centers = torch.tensor([[[[20.5, 40.5], [12.5, 20.5], [28.5, 20.5]]]])
+    both = feature_weight_map(centers, torch.tensor([[30.0]]), 64, (4.0, 9.0, 9.0))[0, 0, 0]
+    assert both.mean().item() == pytest.approx(1, abs=1e-5)
+    assert both[20, 12] > both[20, 28] - 1e-3 > both[40, 20] > both[30, 20] > both[60, 60]
+    weight = feature_weight_map(centers, torch.tensor([[30.0]]), 64, (4.0, 0.0, 0.0))
     assert weight.shape == (1, 1, 1, 64, 64)
     assert weight.mean().item() == pytest.approx(1, abs=1e-5)
     assert weight[0, 0, 0].argmax().item() == 40 * 64 + 20
@@ -64,6 +71,17 @@ def test_the_weight_has_mean_one_and_peaks_at_the_mouth() -> None:
 def test_training_lowers_the_loss(trained: tuple[VideoVaeTask, float, float]) -> None:
     _, first, last = trained
     assert last < 0.8 * first
+
+
+def test_errors_of_eyes_and_motion_are_part_of_the_loss(frames: FrameStore) -> None:
+    def first_loss(**weights: float) -> float:
+        task = VideoVaeTask(replace(tiny(1), **weights), frames, 0, CPU)
+        torch.manual_seed(0)
+        return task.loss(np.random.default_rng(2), 1).item()
+
+    plain = first_loss()
+    assert first_loss(motion_weight=1.0) > plain
+    assert first_loss(eye_weight=20.0) != plain
 
 
 def test_a_resumed_training_ends_in_the_same_weights(frames: FrameStore, tmp_path: Path) -> None:
@@ -86,7 +104,13 @@ def test_a_resumed_training_ends_in_the_same_weights(frames: FrameStore, tmp_pat
 
 @pytest.mark.parametrize(
     ("patch", "widths", "channels", "residual"),
-    [(1, [1, 1, 2, 1], 16, False), (2, [1, 2, 1], 16, False), (2, [1, 2, 2], 8, True), (1, [1, 2, 2, 1], 16, True)],
+    [
+        (1, [1, 1, 2, 1], 16, False),
+        (2, [1, 2, 1], 16, False),
+        (2, [1, 2, 2], 8, True),
+        (1, [1, 2, 2, 1], 16, True),
+        (4, [1, 2, 2], 8, True),
+    ],
 )
 def test_full_clip_coding_equals_diffusers_streaming(
     patch: int, widths: list[int], channels: int, residual: bool
@@ -108,7 +132,7 @@ def test_full_clip_coding_equals_diffusers_streaming(
     video = torch.randn(2, 3, 13, 32, 48, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
         moments = encode_full_clip(vae, video)
-        assert moments.shape == (2, 2 * channels, 4, 4, 6)
+        assert moments.shape == (2, 2 * channels, 4, 32 // config.spatial_stride, 48 // config.spatial_stride)
         torch.testing.assert_close(moments, vae.encode(video).latent_dist.parameters, rtol=1e-4, atol=1e-5)
         latents = moments[:, :channels]
         whole = decode_full_clip(vae, latents).clamp(-1, 1)
@@ -116,6 +140,16 @@ def test_full_clip_coding_equals_diffusers_streaming(
         single = VideoAutoencoder(vae)
         pieces = torch.cat(list(single.iter_decode(latents[:1])), dim=1)
         torch.testing.assert_close(pieces, whole[0].float(), rtol=1e-4, atol=1e-5)
+
+
+def test_patches_of_four_pixels_give_latents_of_sixteen() -> None:
+    config = replace(tiny(2), patch_size=4)
+    config.validate()
+    autoencoder = VideoAutoencoder(build_vae(config, 0))
+    assert autoencoder.spatial_stride == config.spatial_stride == 16
+    assert autoencoder.encode(torch.zeros(1, 3, 5, 32, 64)).shape == (1, config.latent_channels, 2, 2, 4)
+    with raises_input_error(ErrorCode.conflict, "vae.patch_size", 8):
+        replace(tiny(2), patch_size=8).validate()
 
 
 def test_widths_without_possible_shortcuts_are_rejected() -> None:
