@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fantasytalking.checkpoints.lora import strip_peft_name
 from fantasytalking.checkpoints.lora_fusion import (
+    LayerTensors,
     checked_lora_layers,
     fuse_lora_file,
     lora_scales,
@@ -25,13 +26,16 @@ from fantasytalking.models.lora_schedule import LoraSchedule, StepStrength
 from fantasytalking.models.stored_linear import stored_weight_names
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 
+MAGNITUDE_ENDING = ".lora_magnitude_vector"
+"""Ending of PEFT's name of DoRA's magnitudes of a layer."""
+
 
 @dataclass(frozen=True)
 class LoraAdapter:
     """A LoRA for one model. The update of a weight is B A, as the scale is part of B."""
 
     pairs: dict[str, Tensor]
-    """`LAYER.lora_A.weight` and `LAYER.lora_B.weight` in diffusers' names."""
+    """`LAYER.lora_A.weight`, `LAYER.lora_B.weight` and DoRA's `LAYER.lora_magnitude_vector` in diffusers' names."""
     changes: dict[str, Tensor]
     """Changes of norms, biases, convolutions and modulation, by parameter."""
 
@@ -62,13 +66,6 @@ def read_lora_adapter(
     pairs: dict[str, Tensor] = {}
     changes: dict[str, Tensor] = {}
     for layer, names in layers.items():
-        if "magnitude" in names:
-            raise InputError(
-                f"'{source}' contains '{names['magnitude']}' of DoRA, which is fused only: "
-                "optimizations.loras=[{path: FILE}]",
-                code=ErrorCode.unsupported,
-                field=names["magnitude"],
-            )
         tensors = {part: state[name].float() for part, name in names.items()}
         factors = []
         if "down" in tensors and tensors["down"].ndim > 2:  # of a convolution
@@ -81,8 +78,11 @@ def read_lora_adapter(
         if factors:
             pairs[f"{layer}.lora_A.weight"] = torch.cat([down for down, _ in factors]).to(model.dtype)
             pairs[f"{layer}.lora_B.weight"] = torch.cat([up for _, up in factors], dim=1).to(model.dtype)
+        if "magnitude" in tensors:
+            pairs[f"{layer}{MAGNITUDE_ENDING}"] = tensors["magnitude"].flatten().to(model.dtype)
         for part in tensors.keys() & {"weight", "bias", "modulation"}:
             changes[LoraTensorName(layer, part).parameter] = tensors[part]
+    _check_magnitudes(model, layers, pairs, stored)
     if not pairs:
         raise InputError(
             f"'{source}' contains no low-rank pair; a file that changes whole weights alone is fused: "
@@ -138,6 +138,14 @@ def _attach_lora_files(model: FantasyTalkingTransformer3DModel, files: Sequence[
     for number, (path, scale, strength) in enumerate(files):
         name, state = f"file_{number}", open_safetensors(path).read_all()
         adapter = read_lora_adapter(model, state, str(path), read_peft_config(path))
+        magnitude = next((key for key in adapter.pairs if key.endswith(MAGNITUDE_ENDING)), None)
+        if magnitude is not None:
+            raise InputError(
+                f"'{path}': '{magnitude}' is of DoRA, whose strength cannot change from step to step; leave out its "
+                "strength, start and stop",
+                code=ErrorCode.unsupported,
+                field=magnitude,
+            )
         model.load_lora_adapter(adapter.pairs, prefix=None, adapter_name=name, low_cpu_mem_usage=True)
         model.add_full_changes(name, adapter.changes)
         scales[name] = scale
@@ -148,6 +156,33 @@ def _attach_lora_files(model: FantasyTalkingTransformer3DModel, files: Sequence[
     if changing:
         constant = {name: scale for name, scale in scales.items() if name not in changing}
         model.lora_schedule = LoraSchedule(model, constant, changing)
+
+
+def _check_magnitudes(
+    model: FantasyTalkingTransformer3DModel,
+    layers: Mapping[str, LayerTensors],
+    pairs: Mapping[str, Tensor],
+    stored: LazyTensors,
+) -> None:
+    """Checks that PEFT computes the file's DoRA as it is: by rows, of all linear layers, from dense weights."""
+    magnitudes = {layer: parts["magnitude"] for layer, parts in layers.items() if "magnitude" in parts}
+    kept = set(map(strip_peft_name, stored_weight_names(model)))
+    is_partial = any(f"{layer}.lora_A.weight" in pairs for layer in layers.keys() - magnitudes.keys())
+    for layer, name in magnitudes.items():
+        shape, cure = stored.shapes[name], "fuse it: optimizations.loras=[{path: FILE}]"
+        if f"{layer}.weight" in kept:
+            problem, cure = "the base's weight stays quantized", "use optimizations.quantization=none"
+        elif is_partial or "weight" in layers[layer]:
+            problem = "the file also changes linear layers without DoRA"
+        elif len(shape) == 2 and shape[0] == 1:
+            problem = "it is DoRA by columns"
+        else:
+            continue
+        raise InputError(
+            f"'{stored.source}': '{name}' cannot be computed beside the base: {problem}; {cure}",
+            code=ErrorCode.unsupported,
+            field=name,
+        )
 
 
 def _full_rank_pair(change: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.text_files import read_json
+from fantasytalking.encoders.vae_config import PUBLISHED_VAES
 from fantasytalking.latent_geometry import LatentGeometry
 
 VAE_CONFIG_FILE = Path("vae", "config.json")
@@ -16,13 +17,13 @@ VAE_CONFIG_FILE = Path("vae", "config.json")
 
 
 def read_geometry(
-    base: Path, transformer: Mapping[str, Any] | None = None, *, is_vae_a_file: bool = False
+    base: Path, transformer: Mapping[str, Any] | None = None, *, vae_channels: int | None = None
 ) -> LatentGeometry:
     """Returns strides and patch from the configurations of a base's VAE and transformer.
 
     Args:
         transformer: configuration of the transformer; None: that in the folder `base`.
-        is_vae_a_file: the VAE is a single file, and therefore Wan 2.1's.
+        vae_channels: latent channels of a VAE in one file, which is therefore a published one; None: it is in `base`.
 
     Raises:
         InputError: the base has no VAE configuration, a stride or patch is out of range, or its patches are of another
@@ -30,16 +31,16 @@ def read_geometry(
     """
     transformer = read_transformer_config(base) if transformer is None else transformer
     defaults = _default_arguments(AutoencoderKLWan)  # files of earlier diffusers lack the strides
-    if is_vae_a_file:
-        if transformer["out_channels"] != defaults["z_dim"]:
+    if vae_channels is not None:
+        if transformer["out_channels"] != vae_channels:
             raise InputError(
-                f"the transformer predicts {transformer['out_channels']} latent channels, but a VAE in one file is "
-                f"Wan 2.1's of {defaults['z_dim']}; leave components.vae out and give a base in diffusers' layout",
+                f"the transformer predicts {transformer['out_channels']} latent channels, but the VAE in one file has "
+                f"{vae_channels}; give the VAE of the same base",
                 code=ErrorCode.conflict,
                 field="components.vae",
                 value=transformer["out_channels"],
             )
-        return LatentGeometry.from_configs(defaults, transformer)
+        return LatentGeometry.from_configs(defaults | PUBLISHED_VAES[vae_channels], transformer)
     path = base / VAE_CONFIG_FILE
     if not path.is_file():
         raise InputError(

@@ -24,6 +24,7 @@ from transformers import (
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.text_files import read_json
+from fantasytalking.encoders.vae_config import PUBLISHED_VAES
 from fantasytalking.models.presets import ModelConfig, build_meta_transformer
 
 UMT5_XXL: dict[str, Any] = {
@@ -43,23 +44,6 @@ CLIP_VIT_H: dict[str, Any] = {
     "patch_size": 14,
     "hidden_act": "gelu",
 }
-WAN21_VAE: dict[str, Any] = {}
-"""diffusers' defaults."""
-WAN22_VAE: dict[str, Any] = {
-    "base_dim": 160,
-    "decoder_base_dim": 256,
-    "z_dim": 48,
-    "in_channels": 12,
-    "out_channels": 12,
-    "patch_size": 2,
-    "is_residual": True,
-    "scale_factor_spatial": 16,
-    "latents_mean": [0.0] * 48,
-    "latents_std": [1.0] * 48,
-}
-"""Wan2.2-TI2V-5B, without its statistics of latents."""
-PUBLISHED_VAES = {16: WAN21_VAE, 48: WAN22_VAE}
-"""By channels of the latents."""
 
 
 def build_meta_components(

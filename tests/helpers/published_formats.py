@@ -34,6 +34,7 @@ from fantasytalking.encoders.expression import ExpressionEncoder
 from fantasytalking.encoders.single_files.image_encoder import load_image_encoder_file
 from fantasytalking.encoders.single_files.text_encoder import load_text_encoder_file, load_tokenizer_file
 from fantasytalking.encoders.single_files.vae import load_vae_file
+from fantasytalking.encoders.vae_config import WAN22_VAE
 from fantasytalking.models.expression_config import ExpressionModuleConfig
 from fantasytalking.models.wan_loading import adapter_module_of, load_from_wan
 from tests.helpers import repacked_files as repacked
@@ -423,6 +424,19 @@ def _(folder: Path) -> None:
     expected = {name: value.bfloat16() for name, value in _vae().state_dict().items()}
     for name in ("vae.pth", "vae.safetensors", "model.safetensors"):
         assert_state(load_vae_file(folder / name), expected)
+
+
+@published("`Wan2.2_VAE.pth` (Wan-AI), of Wan2.2-TI2V-5B, also as safetensors", "`components.vae`")
+def _(folder: Path) -> None:
+    torch.manual_seed(3)
+    vae = AutoencoderKLWan(**WAN22_VAE | {"base_dim": 4, "decoder_base_dim": 8})
+    tensors = repacked.original_vae_names(vae)
+    torch.save(tensors, folder / "vae.pth")
+    save_file(tensors, folder / "vae.safetensors")
+    for name in ("vae.pth", "vae.safetensors"):
+        found = load_vae_file(folder / name)
+        assert_state(found, vae.state_dict())
+        assert found.config["latents_std"] == WAN22_VAE["latents_std"]
 
 
 @published("LightVAE: the same layers, fewer channels", "`components.vae`")

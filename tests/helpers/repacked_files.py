@@ -122,7 +122,7 @@ def write_quantized_gguf(path: Path, tensors: Mapping[str, Tensor], kind: str = 
 
 
 def original_vae_names(vae: AutoencoderKLWan) -> dict[str, Tensor]:
-    """A VAE's tensors under the names of Wan2.1_VAE.pth."""
+    """A VAE's tensors under the names of Wan2.1_VAE.pth or, of a residual one, of Wan2.2_VAE.pth."""
     residual = {"norm1": "residual.0", "conv1": "residual.2", "norm2": "residual.3", "conv2": "residual.6"}
     residual |= {"conv_shortcut": "shortcut"}
     ends = {"quant_conv": "conv1", "post_quant_conv": "conv2"}
@@ -136,6 +136,12 @@ def original_vae_names(vae: AutoencoderKLWan) -> dict[str, Tensor]:
         part, place, *rest = stem.split(".")
         if place == "mid_block" and rest[0] == "attentions":
             return f"{part}.middle.1.{rest[-1]}"
+        if place in ("down_blocks", "up_blocks") and vae.config["is_residual"]:
+            kind = place.replace("_blocks", "samples")
+            resnets = vae.config["num_res_blocks"] + (place == "up_blocks")
+            if rest[1] == "resnets":
+                return f"{part}.{kind}.{rest[0]}.{kind}.{rest[2]}.{residual[rest[3]]}"
+            return f"{part}.{kind}.{rest[0]}.{kind}.{resnets}." + ".".join(rest[2:])
         if place == "mid_block":
             return f"{part}.middle.{2 * int(rest[1])}.{residual[rest[-1]]}"
         if place == "down_blocks":

@@ -8,7 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fantasytalking.checkpoints.lora_adapter import ScaledLora, apply_lora_files
+from fantasytalking.checkpoints.lora_fusion import fuse_lora_file
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.models.lora_schedule import StepStrength
 from fantasytalking.pipeline import FantasyTalkingPipeline
 from tests.helpers.errors import raises_input_error
 from tests.helpers.tiny_transformer import tiny_conditions, tiny_latents, tiny_transformer
@@ -200,6 +203,36 @@ def test_what_diffusers_saves_is_loaded_with_its_scale(model, tmp_path):
     model.load_lora_weights(tmp_path)
     assert (predict(model) - wanted).abs().max() < 1e-6
     assert model.transformer.peft_config["default_0"].lora_alpha == 5
+
+
+@pytest.mark.parametrize("ending", ["dora_scale", "lora_magnitude_vector"])
+def test_dora_equals_the_fused_file(model, tmp_path, ending):
+    state, magnitudes = {}, {}
+    for number, (layer, (down, up)) in enumerate(pairs(model).items()):
+        state |= {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up, f"{layer}.alpha": torch.tensor(4.0)}
+        magnitudes[f"{layer}.{ending}"] = random(number, len(up), 1).abs() + 0.5
+    if ending == "lora_magnitude_vector":
+        magnitudes = {name: value.flatten() for name, value in magnitudes.items()}
+    save_file(state | magnitudes, tmp_path / "dora.safetensors")
+    with raises_input_error(ErrorCode.unsupported):
+        apply_lora_files(model.transformer, [ScaledLora(tmp_path / "dora.safetensors", 1.0, StepStrength(stop=0.5))])
+    fused = copy.deepcopy(model.transformer)
+    fuse_lora_file(fused, tmp_path / "dora.safetensors")
+    plain = predict(model)
+    model.load_lora_weights(tmp_path / "dora.safetensors")
+    with torch.no_grad():
+        expected = fused(*tiny_latents(1), tiny_conditions(1), return_dict=False)[0]
+    assert (predict(model) - expected).abs().max() < 1e-5 < (plain - expected).abs().max()
+    model.unload_lora_weights()
+    assert torch.equal(predict(model), plain)
+    some = dict(list(magnitudes.items())[1:])
+    by_columns = {
+        name: torch.ones(1, model.transformer.get_parameter(f"{name.rpartition('.')[0]}.weight").shape[1])
+        for name in magnitudes
+    }
+    for wrong in (some, by_columns):
+        with raises_input_error(ErrorCode.unsupported):
+            model.load_lora_weights(state | wrong)
 
 
 def test_a_lora_is_loaded_completely_or_not_at_all(model, tmp_path):

@@ -29,7 +29,7 @@ class ComponentFiles:
     transformer_2: str | None = None
     """The low-noise expert of Wan2.2-I2V-A14B; `transformer` is then the high-noise one."""
     vae: str | None = None
-    """Wan 2.1's VAE: Wan2.1_VAE.pth or a repack."""
+    """Wan2.1_VAE.pth, Wan2.2_VAE.pth or a repack."""
     text_encoder: str | None = None
     """umT5: models_t5_umt5-xxl-enc-bf16.pth or a repack, also in float8 with scales, or .gguf."""
     tokenizer: str | None = None
@@ -47,12 +47,13 @@ class ComponentFiles:
 
 COMPONENT_NAMES = tuple(entry.name for entry in fields(ComponentFiles))
 ORIGINAL_LAYOUT = {
-    "vae": "Wan2.1_VAE.pth",
-    "text_encoder": "models_t5_umt5-xxl-enc-bf16.pth",
-    "tokenizer": "google/umt5-xxl",
-    "image_encoder": "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+    "Wan2.1_VAE.pth": "vae",
+    "Wan2.2_VAE.pth": "vae",
+    "models_t5_umt5-xxl-enc-bf16.pth": "text_encoder",
+    "google/umt5-xxl": "tokenizer",
+    "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth": "image_encoder",
 }
-"""Files of Wan's original repositories."""
+"""Components by the files of Wan's original repositories."""
 ORIGINAL_EXPERTS = {"transformer": "high_noise_model", "transformer_2": "low_noise_model"}
 """Folders of the experts in Wan2.2-I2V-A14B; other repositories have the transformer in the folder itself."""
 OPTIONAL_COMPONENTS = ("transformer_2", "image_encoder")
@@ -63,7 +64,7 @@ def original_components(base: Path) -> dict[str, Path]:
     """Returns the components in the folder of an original repository of Wan; empty for a folder of diffusers."""
     if (base / "vae").is_dir():
         return {}
-    found = {name: base / file for name, file in ORIGINAL_LAYOUT.items() if (base / file).exists()}
+    found = {name: base / file for file, name in ORIGINAL_LAYOUT.items() if (base / file).exists()}
     if any(base.glob("diffusion_pytorch_model*.safetensors")):
         found["transformer"] = base
     return found | {name: base / folder for name, folder in ORIGINAL_EXPERTS.items() if (base / folder).is_dir()}

@@ -14,6 +14,7 @@ from fantasytalking.common.text_files import read_json
 from fantasytalking.condition_registry import resolve_conditions
 from fantasytalking.encoders.base_geometry import read_geometry, read_transformer_config
 from fantasytalking.encoders.encoder_folders import find_expression_encoder, find_face_encoder
+from fantasytalking.encoders.single_files.vae import read_vae_channels
 from fantasytalking.face_range import FaceRange, face_ranges_from_dict
 from fantasytalking.models.experts import Expert, check_boundary_ratio
 from fantasytalking.models.guidance_embedder import DistillationSpec
@@ -227,13 +228,17 @@ class StoredModel:
         return ModelFacts(
             self.trained_modules,
             self.distillation,
-            read_geometry(self.base, self.transformer_config, is_vae_a_file="vae" in self.components),
+            read_geometry(self.base, self.transformer_config, vae_channels=self._vae_channels()),
             self.face_encoder is not None,
             self.expression_encoder is not None,
             self.face_ranges,
             self.boundary_ratio is not None,
             self.conditions,
         )
+
+    def _vae_channels(self) -> int | None:
+        file = self.components.get("vae")
+        return None if file is None else read_vae_channels(file)
 
     def _check_experts(self) -> None:
         """Each expert needs its own adapter: their weights and noise levels differ."""
