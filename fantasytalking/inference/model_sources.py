@@ -222,7 +222,8 @@ def load_pipeline(
 
 def _encode_prompts(config: InferConfig, model: ResolvedModel, prompts: Collection[str]) -> EncodedPrompts:
     """Loads the text encoder, encodes the prompts and frees it."""
-    encoder = load_stored_text_encoder(model.stored, model.dtype, config.max_text_tokens)
+    keep_quantized = config.optimizations.quantization is WeightQuantization.stored
+    encoder = load_stored_text_encoder(model.stored, model.dtype, config.max_text_tokens, keep_quantized)
     is_for_cpu = model.device.type == "cpu" or config.optimizations.text_encoder_device is TextEncoderDevice.cpu
     if is_for_cpu:
         align_weights({"text_encoder": encoder.model})

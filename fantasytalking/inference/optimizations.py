@@ -62,7 +62,7 @@ class WeightQuantization(Enum):
     float8 = "float8"
     """The same in float8."""
     stored = "stored"
-    """As the transformer's file stores them: in GGUF blocks, float8 or int8 with scales."""
+    """As the files of transformer and text encoder store them: in GGUF blocks, float8 or int8 with scales."""
 
 
 @dataclass

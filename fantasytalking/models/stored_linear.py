@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.stored_tensors import LazyTensors, QuantizedTensor, scaled_values
 from fantasytalking.models.diffusers_internals import float32_module_names
 
@@ -90,16 +89,14 @@ def keep_stored_weights(
 ) -> set[str]:
     """Replaces linear layers by layers that keep their weights as stored, and returns the names of these weights.
 
-    Modules that diffusers keeps in float32 are left, whatever `dtype` is: code asks for the dtype of their weights.
+    Modules that diffusers or transformers keep in float32 are left, whatever `dtype` is: code asks for the dtype of
+    their weights.
 
     Args:
         model: on the meta device.
         tensors: in the model's names.
         names: tensors that may stay as stored.
         dtype: of the products; None where no tensor is quantized.
-
-    Raises:
-        InputError: there is no such layer.
     """
     float32 = float32_module_names(model)
     kept: set[str] = set()
@@ -112,14 +109,6 @@ def keep_stored_weights(
             assert dtype is not None, "quantized tensors have a dtype that they are computed with"
             model.set_submodule(name, stored_linear(tensors.quantized[weight](), module.bias is not None, dtype))
             kept.add(weight)
-    if not kept:
-        raise InputError(
-            f"'{tensors.source}' has no linear layer in GGUF blocks, float8 or int8 whose weight could stay as stored; "
-            "use optimizations.quantization=none, int8 or float8",
-            code=ErrorCode.conflict,
-            field="optimizations.quantization",
-            value="stored",
-        )
     return kept
 
 

@@ -136,6 +136,14 @@ def build_from_wan(
     config = model.config
     model.rope = WanRotaryPosEmbed(config.attention_head_dim, config.patch_size, config.rope_max_seq_len)
     kept = keep_stored_weights(model, tensors, expected, dtype) if keep_quantized else set()
+    if keep_quantized and not kept:
+        raise InputError(
+            f"'{tensors.source}' has no linear layer in GGUF blocks, float8 or int8 whose weight could stay as stored; "
+            "use optimizations.quantization=none, int8 or float8",
+            code=ErrorCode.conflict,
+            field="optimizations.quantization",
+            value="stored",
+        )
     if materialize:
         read = [name for name in expected if name not in kept]
         state = {name: _cast_base_tensor(name, tensors.read(name), dtype, model) for name in read}

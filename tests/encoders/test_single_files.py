@@ -30,6 +30,7 @@ from fantasytalking.encoders.single_files.text_encoder import (
 from fantasytalking.encoders.single_files.vae import load_vae_file
 from fantasytalking.encoders.single_files.wav2vec_file import is_wav2vec_file, load_wav2vec_file
 from fantasytalking.encoders.wan import ImageEncoder
+from fantasytalking.models.stored_linear import stored_weight_names
 from tests.helpers.errors import raises_input_error
 from tests.helpers.repacked_files import (
     hf_text_names,
@@ -301,3 +302,21 @@ def test_another_audio_encoder_is_refused(wav2vec: Wav2Vec2Model, tmp_path: Path
     torch.save(published_wav2vec_names(wav2vec), tmp_path / "folder/pytorch_model.bin")
     with raises_input_error(ErrorCode.out_of_range, "num_hidden_layers", 10**6):
         load_wav2vec_file(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("kind", ["scaled", "Q8_0"])
+def test_a_text_encoder_that_stays_quantized(text_encoder: UMT5EncoderModel, tmp_path: Path, kind: str) -> None:
+    """The layers before which transformers casts to the weight's dtype are dequantized."""
+    path = tmp_path / ("umt5.gguf" if kind == "Q8_0" else "umt5.safetensors")
+    if kind == "Q8_0":
+        write_quantized_gguf(path, hf_text_names(text_encoder))
+    else:
+        save_file(scaled_float8(hf_text_names(text_encoder))[0], path)
+    kept, dense = load_text_encoder_file(path, torch.float32, True), load_text_encoder_file(path)
+    names = stored_weight_names(kept)
+    assert len(names) == 2 * 6 and not any(".wo." in name for name in names)
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        found, expected = (each(tokens).last_hidden_state for each in (kept, dense))
+    tolerance = 0.0 if kind == "scaled" else torch.finfo(torch.float16).eps
+    assert (found - expected).norm() <= tolerance * expected.norm()

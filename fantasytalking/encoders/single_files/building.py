@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.tensor_io import check_shapes
+from fantasytalking.models.stored_linear import keep_stored_weights
 
 MAX_LAYERS = 256
 """Most layers of an encoder; umT5-XXL has 24, CLIP ViT-H 32."""
@@ -24,6 +25,7 @@ def build_from_tensors(
     dtype: torch.dtype,
     component_name: str,
     tied: Mapping[str, str] | None = None,
+    keep_quantized: bool = False,
 ) -> _ModelT:
     """Builds a model without memory for its weights and loads exactly its tensors, in evaluation mode.
 
@@ -33,6 +35,7 @@ def build_from_tensors(
         dtype: dtype of the parameters, except those that the model keeps in float32.
         component_name: name of the component in messages ("VAE").
         tied: parameters that share another one's tensor, by name; they are not among `tensors`.
+        keep_quantized: whether linear layers keep weights that the file stores quantized, as `keep_stored_weights`.
 
     Raises:
         InputError: tensors are missing, unexpected, of another shape or not floating point.
@@ -42,7 +45,10 @@ def build_from_tensors(
     tied = tied or {}
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
     check_shapes(tensors.shapes, expected, f"{component_name} '{tensors.source}'", "get the file again from its source")
-    state = {name: _read(tensors, name).to(_parameter_dtype(model, name, dtype)) for name in expected}
+    kept = keep_stored_weights(model, tensors, expected, dtype) if keep_quantized else set()
+    read = [name for name in expected if name not in kept]
+    state = {name: _read(tensors, name).to(_parameter_dtype(model, name, dtype)) for name in read}
+    state |= {name: value for name, value in model.state_dict().items() if name in kept}
     model.load_state_dict(state | {alias: state[name] for alias, name in tied.items()}, strict=True, assign=True)
     for alias, name in tied.items():
         module, _, leaf = alias.rpartition(".")

@@ -50,12 +50,15 @@ _LLAMA_NAMES = (
 _TIED = {"encoder.embed_tokens.weight": "shared.weight"}
 
 
-def load_text_encoder_file(path: Path, dtype: torch.dtype = torch.float32) -> UMT5EncoderModel:
+def load_text_encoder_file(
+    path: Path, dtype: torch.dtype = torch.float32, keep_quantized: bool = False
+) -> UMT5EncoderModel:
     """Loads umT5 from Wan's models_t5_umt5-xxl-enc-bf16.pth, a repack of it, or a GGUF file.
 
     Args:
         path: a file of `WEIGHT_SUFFIXES`.
         dtype: dtype of the weights.
+        keep_quantized: whether linear layers keep weights that the file stores quantized.
 
     Raises:
         InputError: the file cannot be read, is another model, or has tensors too few or too many.
@@ -80,6 +83,7 @@ def load_text_encoder_file(path: Path, dtype: torch.dtype = torch.float32) -> UM
         dtype,
         "text encoder",
         _TIED,
+        keep_quantized,
     )
 
 

@@ -137,8 +137,13 @@ def load_vae(source: str | Path, files: Mapping[str, Path], **options: Any) -> V
     return VideoAutoencoder.from_pretrained(source, **options)
 
 
-def load_text_encoder(source: str | Path, files: Mapping[str, Path], **options: Any) -> TextEncoder:
+def load_text_encoder(
+    source: str | Path, files: Mapping[str, Path], *, keep_quantized: bool = False, **options: Any
+) -> TextEncoder:
     """Loads umT5 and its tokenizer, each of a single file or of a base, whose model is loaded with `options`.
+
+    Args:
+        keep_quantized: whether linear layers keep weights that a single file stores quantized.
 
     Raises:
         InputError: one is missing, damaged or incomplete.
@@ -147,7 +152,7 @@ def load_text_encoder(source: str | Path, files: Mapping[str, Path], **options: 
     if own is None and "tokenizer" not in files:
         return TextEncoder.from_pretrained(source, **options)
     if own is not None:
-        model = load_text_encoder_file(own, options["dtype"])
+        model = load_text_encoder_file(own, options["dtype"], keep_quantized)
     else:
         model = load_model(UMT5EncoderModel, source, "text_encoder", "text encoder", **options)
     if "tokenizer" in files:

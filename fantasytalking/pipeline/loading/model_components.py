@@ -141,7 +141,7 @@ def load_pipeline_from_base(
         scheduler: None: Euler with flow shift 5.
         text_length: tokens that prompts are padded to, as in training.
         torch_dtype: of transformer, text and image encoder; VAE and audio encoder stay in float32.
-        keep_quantized: of the transformers, as in `load_from_wan`.
+        keep_quantized: of the transformers, as in `load_from_wan`, and of the text encoder.
         given: encoders that are already loaded, or left out as None, by name.
         progress: as in `load_saved_pipeline`.
 
@@ -162,6 +162,7 @@ def load_pipeline_from_base(
         progress,
         has_image_encoder=model.has_image_encoder,
         files=model.components,
+        keep_quantized=keep_quantized,
     )
     _check_loaded_audio_encoder(model, {**parts, **given}, module_config["audio_dim"])
     for expert in model.experts:
@@ -275,6 +276,7 @@ def load_encoders(
     processor_subfolder: str | None = None,
     has_image_encoder: bool = True,
     files: Mapping[str, Path] = MappingProxyType({}),
+    keep_quantized: bool = False,
 ) -> dict[str, Any]:
     """Loads every component but transformer and scheduler, and returns them by the pipeline's names.
 
@@ -288,6 +290,7 @@ def load_encoders(
         has_image_encoder: whether the transformer attends to CLIP tokens; False: image_encoder and image_processor are
             None.
         files: single files in place of components of `source`, by component.
+        keep_quantized: of the text encoder, as in `load_text_encoder`.
 
     Raises:
         InputError: a component is missing, damaged or incomplete.
@@ -301,7 +304,7 @@ def load_encoders(
         parts["vae"] = load_vae(source, files, **model_options("vae")).vae
         progress("VAE")
     if not {"text_encoder", "tokenizer"} <= loaded.keys():
-        text = load_text_encoder(source, files, **model_options("text_encoder"))
+        text = load_text_encoder(source, files, keep_quantized=keep_quantized, **model_options("text_encoder"))
         parts |= {"text_encoder": text.model, "tokenizer": text.tokenizer}
         progress("text encoder")
     if not has_image_encoder:
