@@ -211,6 +211,8 @@ def load_pipeline(
             )
     if prompts is not None:
         pipe.encoded_prompts = encoded
+    elif config.optimizations.text_encoder_device is TextEncoderDevice.cpu:
+        align_weights({"text_encoder": pipe.text_encoder})
     if is_saved:
         _report_ignored_settings(pipe, config, model)
     apply_optimizations(pipe.experts, config.optimizations, model.device)

@@ -60,9 +60,8 @@ class GuardedLoading:
         """
         source = pretrained_model_link_or_path_or_dict
         shown = f"'{source}'" if isinstance(source, str | Path) else "a state dict"
-        gguf = "; GGUF is not read, only safetensors" if str(source).endswith(".gguf") else ""
         raise InputError(
-            f"from_single_file({shown}) would load the base without the paper's modules{gguf}; {BUILD_FROM_BASE}",
+            f"from_single_file({shown}) would load the base without the paper's modules; {BUILD_FROM_BASE}",
             code=ErrorCode.unsupported,
             field="from_single_file",
             value=None if isinstance(source, dict) else str(source),

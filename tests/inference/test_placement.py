@@ -79,6 +79,7 @@ def test_a_text_encoder_stays_on_the_cpu(
         assert type(pipe.text_encoder.shared.weight.data) is not SecondDeviceTensor
         assert type(pipe.transformer.proj_out.weight.data) is SecondDeviceTensor
         found = video(pipe, portrait)
+    assert pipe.config["text_encoder"] == ("transformers", "UMT5EncoderModel")  # as saving needs it
     np.testing.assert_allclose(found, expected, atol=0.004)  # one grey level
 
 

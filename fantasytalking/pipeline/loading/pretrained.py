@@ -83,13 +83,14 @@ class PretrainedPipeline(DiffusionPipeline):
 
     @contextmanager
     def _without_text_encoder_on_cpu(self) -> Iterator[None]:
-        encoder = self.text_encoder
+        components = self.__dict__  # diffusers would forget the class of a component that is set to None
+        encoder = components["text_encoder"]
         if self.text_encoder_on_cpu:
-            self.text_encoder = None
+            components["text_encoder"] = None
         try:
             yield
         finally:
-            self.text_encoder = encoder
+            components["text_encoder"] = encoder
 
     @classmethod
     def from_pretrained(
