@@ -52,8 +52,8 @@ def nothing(*values: object) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_notes_about_sound_and_prompt_come_with_the_result(own: GenerationService, tmp_path: Path, stream: bool):
-    whole = write_wav(tmp_path / "whole.wav", random_speech(0.6))
-    cut = damaged(whole, tmp_path / "cut.wav", cut_to=0.85)
+    whole = write_wav(tmp_path / "whole.wav", random_speech(0.9))
+    cut = damaged(whole, tmp_path / "cut.wav", cut_to=0.8)
     (missing,) = check_sound(cut, MAX_PAGE_SECONDS).notes
     assert check_sound(whole, MAX_PAGE_SECONDS).notes == () and "missing at its end" in missing
     request = asked(audio=str(cut), prompt="word " * 600, max_seconds=2, stream=stream)

@@ -17,7 +17,7 @@ from fantasytalking.portrait_world.corpus.clip_corpus import CorpusPlan, make_co
 pytest.importorskip("mediapipe")
 
 SIZE = 96
-SENTENCES = ("We took the train.", "Both paths were above.")
+SENTENCES = ("We took the early train to the sea.", "Both maps were above the pump.")
 LATE = 2
 """Delay in frames of the predictions in `late`."""
 

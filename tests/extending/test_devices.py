@@ -50,8 +50,19 @@ def stream(pipe: FantasyTalkingPipeline, portrait: Portrait) -> np.ndarray:
     return np.concatenate([piece.frames for piece in pieces]) / 255.0
 
 
+@pytest.mark.parametrize("open_pipeline", ["a14b"], indirect=True)
+def test_nothing_stays_on_the_cpu(open_pipeline: Open, portrait: Portrait) -> None:
+    agree(open_pipeline, lambda pipe: long_video(pipe, portrait))
+
+
+@pytest.mark.parametrize("open_pipeline", ["5b"], indirect=True)
+def test_nothing_of_a_stream_stays_on_the_cpu(open_pipeline: Open, portrait: Portrait) -> None:
+    agree(open_pipeline, lambda pipe: stream(pipe, portrait))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [long_video, stream])
-def test_nothing_stays_on_the_cpu(
+def test_nothing_of_any_model_stays_on_the_cpu(
     open_pipeline: Open, portrait: Portrait, make: Callable[[FantasyTalkingPipeline, Portrait], np.ndarray]
 ) -> None:
     agree(open_pipeline, lambda pipe: make(pipe, portrait))

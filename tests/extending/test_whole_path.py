@@ -43,7 +43,7 @@ KINDS: dict[str, tuple[Any, dict[str, Any], dict[str, Any], list[Expert | None]]
 }
 
 
-@pytest.mark.parametrize("preset", KINDS)
+@pytest.mark.parametrize("preset", ["tiny-5b", pytest.param("tiny-a14b", marks=pytest.mark.slow)])
 def test_a_corpus_becomes_a_talking_video(
     preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

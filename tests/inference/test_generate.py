@@ -163,9 +163,12 @@ def test_a_base_with_an_adapter(capsys, options, base, adapters, saved, tmp_path
     assert ended.code == 2 and "motion module was never trained" in ended.err
 
 
+OTHER_PICTURES = ("grey", "cmyk", "16bit", "palette", "webp")
+"""Kinds that tests/media/test_image.py reads."""
+
+
 @pytest.mark.parametrize(
-    "kind",
-    ["exif", "alpha", "grey", "cmyk", "16bit", "palette", "webp", "huge"],
+    "kind", ["exif", "alpha", "huge", *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHER_PICTURES)]
 )
 def test_any_picture(capsys, options, face_picture, tmp_path, kind):
     image = Image.fromarray(face_picture)
@@ -184,7 +187,9 @@ def test_any_picture(capsys, options, face_picture, tmp_path, kind):
     assert ended.code == 0, ended.err
 
 
-@pytest.mark.parametrize("kind", ["8k", "stereo48k", "silence", "10ms", "video", "flac"])
+@pytest.mark.parametrize(
+    "kind", ["8k", "stereo48k", "silence", "10ms", "video", pytest.param("flac", marks=pytest.mark.slow)]
+)
 def test_any_sound(capsys, options, face_picture, tmp_path, kind):
     path, seconds = tmp_path / "in.wav", 0.3
     if kind == "8k":

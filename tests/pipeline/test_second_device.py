@@ -51,7 +51,7 @@ def open_driven(base: Path, adapters: Path, expressive: Path) -> Callable[[], Fa
     return lambda: load_tiny_pipeline(base, adapters / "all", expressive)
 
 
-@pytest.mark.parametrize("batch_branches", [True, False])
+@pytest.mark.parametrize("batch_branches", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_long_video_with_sound_and_driver(open_driven, portrait: Portrait, batch_branches: bool):
     def make(pipe: FantasyTalkingPipeline) -> np.ndarray:
         generator = torch.Generator().manual_seed(0)

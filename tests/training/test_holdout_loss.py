@@ -61,7 +61,7 @@ def test_clips_of_another_audio_encoder_are_refused(configure: Configure, others
         HoldoutLoss(config, None, AudioEncoderSpec("hubert", 128))
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_evaluation_does_not_change_training(configure: Configure, others: Path, precision: str):
     shown = {"holdout__manifests": [str(others)], "holdout__max_clips": 4, "mixed_precision": precision}
     plain = configure("plain", stage__steps=4, mixed_precision=precision)

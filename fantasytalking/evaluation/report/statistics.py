@@ -60,12 +60,12 @@ def bootstrap_estimate(metric: Metric, measurements: Sequence[Measurement], resa
 def _bootstrap(metric: Metric, measurements: Sequence[Measurement], resamples: int) -> dict[str, NDArray[np.float64]]:
     random = np.random.default_rng(BOOTSTRAP_SEED)
     draws = random.integers(0, len(measurements), (resamples, len(measurements)))
-    distinct, places = _distinct(draws)
+    distinct, places = distinct_draws(draws)
     summaries = [metric.summarize([measurements[index] for index in draw]) for draw in distinct]
     return {value.name: np.array([summary[value.name] for summary in summaries])[places] for value in metric.values}
 
 
-def _distinct(draws: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def distinct_draws(draws: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns the distinct draws, which are few where clips are few, and the place of each draw among them."""
     distinct, places = np.unique(draws, axis=0, return_inverse=True)
     return distinct, places.reshape(-1)
@@ -187,7 +187,7 @@ def _difference(
         return (float("nan"),) * 5
     chosen = [[run[index] for index in clips] for run in sides]
     first, second = (metric.summarize(run)[value.name] for run in chosen)
-    distinct, places = _distinct(_bootstrap_indices(metric, len(clips)))
+    distinct, places = distinct_draws(_bootstrap_indices(metric, len(clips)))
     drawn = []
     for draw in distinct:
         one, other = (metric.summarize([run[index] for index in draw])[value.name] for run in chosen)

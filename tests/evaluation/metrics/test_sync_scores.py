@@ -134,13 +134,13 @@ def metric(network: SyncNet, tmp_path_factory: pytest.TempPathFactory) -> SyncNe
 
 
 def test_a_clip_without_face_or_audio_has_no_score(metric: SyncNetMetric, clips: list[EvaluationClip]) -> None:
-    clip = clips[0].slice_frames(slice(0, 24))
+    clip = clips[0].slice_frames(slice(0, 32))
     silent = EvaluationClip.from_arrays(clip.frames, 25.0)
-    gray = EvaluationClip.from_arrays(np.full((24, 64, 64, 3), 128, np.uint8), 25.0, clip.audio)
+    gray = EvaluationClip.from_arrays(np.full((32, 64, 64, 3), 128, np.uint8), 25.0, clip.audio)
     records = [metric.measure(video, None) for video in (clip, silent, gray)]
     summary = metric.summarize(records)
     assert summary["n"] == 1
-    assert summary["sync_windows"] == 24 - 5
+    assert summary["sync_windows"] == 32 - 5
     assert np.isfinite([summary[value.name] for value in metric.values]).all()
     record = records[0]
     assert record["sync_curve"].shape == (1,)
