@@ -222,12 +222,14 @@ def test_a_run_cannot_be_resumed_with_other_encoders(corpus: Corpus, tmp_path: P
     components = tmp_path / "components"
     shutil.copytree(corpus.config.base, components)
     config = small_config(components, contact_sheet_clips=0)
-    shutil.copytree(corpus.output, tmp_path / "out")
+    (tmp_path / "in").mkdir()
+    shutil.copy(corpus.videos / "talk.mp4", tmp_path / "in")
+    run_in_process(tmp_path / "in", tmp_path / "out", config)
     (weights,) = (components / "vae").glob("*.safetensors")
     tensors = load_file(weights)
     save_file({name: value + 0.1 for name, value in tensors.items()}, weights)
     with pytest.raises(InputError, match="another vae"):
-        run_in_process(corpus.videos, tmp_path / "out", config)
+        run_in_process(tmp_path / "in", tmp_path / "out", config)
 
 
 def test_the_normalizer_of_another_corpus_can_be_used(corpus: Corpus, components: Path, tmp_path: Path) -> None:
