@@ -116,8 +116,9 @@ def _prepare(
     tracks = tuple(transform_track(track, framing, offset) for track in people)
     prepared = framing.crop_or_pad(frames, offset)
     found_lag = measure_mouths(tracks, samples)
-    if config.shift_audio and _can_shift(clip, found_lag.lag):
-        samples = read_clip_audio(clip, config, found_lag.lag)
+    shifted = _shifted_audio(clip, config, found_lag.lag) if config.shift_audio else None
+    if shifted is not None:
+        samples = shifted
         measures.add({**measure_sound(samples), "audio_shift": found_lag.lag})
         found_lag = measure_mouths(tracks, samples)
     measures.add(
@@ -143,9 +144,14 @@ def _prepare(
     )
 
 
-def _can_shift(clip: SceneClip, lag: float) -> bool:
-    """Whether audio is certainly early or late by more than viewers accept, and what belongs to the clip exists."""
-    return np.isfinite(lag) and abs(lag) > IN_SYNC_SECONDS and clip.start + lag >= 0
+def _shifted_audio(clip: SceneClip, config: PreparationConfig, lag: float) -> NDArray[np.float32] | None:
+    """Returns the audio that belongs to the frames; None if it is in sync, or lies beyond the ends of the video."""
+    if not np.isfinite(lag) or abs(lag) <= IN_SYNC_SECONDS or clip.start + lag < 0:
+        return None
+    try:
+        return read_clip_audio(clip, config, lag)
+    except ClipRejected:  # the limit of the lag is the clip's reason
+        return None
 
 
 def _measure_motion(frames: NDArray[np.uint8], tracks: Sequence[FaceTrack]) -> tuple[float, float]:
