@@ -32,6 +32,7 @@ COMMANDS = {
     "prepare": Command("prepare", "turn a folder of talking videos into training features"),
     "train": Command("train", "train a stage, given by its configuration"),
     "export": Command("export", "turn a checkpoint of a training run into an adapter"),
+    "report-corpus": Command("report_corpus", "write an HTML report of a prepared corpus"),
     "split-corpus": Command("split_corpus", "split a prepared corpus by person"),
     "convert": Command("convert", "convert released weights to adapters and back"),
     "estimate": Command("estimate", "estimate memory and time at full size, or count parameters"),

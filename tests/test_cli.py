@@ -105,6 +105,7 @@ def test_there_is_a_door_for_every_command_and_no_other_script():
         "doctor",
         "export",
         "rehearse",
+        "report-corpus",
         "split-corpus",
     }  # demo.sh is the demonstration's; the others have no script
     assert set(DOORS.values()) == COMMANDS.keys() - without

@@ -18,7 +18,7 @@ Resumes an interrupted run. With --refilter, the limits of a corpus change; clip
 def main(arguments: Sequence[str], invocation: Invocation) -> None:
     """Parses the arguments and prepares the corpus; the first of several processes prints a summary."""
     parser = invocation.parser(DESCRIPTION)
-    parser.add_path("--input", help="folder of videos, searched recursively; needed without --refilter")
+    parser.add_path("--input", help="folder of videos, searched recursively; required without --refilter")
     parser.add_path("--output", required=True, help="new folder, or that of a run to resume")
     parser.add_path(
         "--config", help="settings of the corpus; default: configs/nano/data.yaml, with --refilter those of the corpus"

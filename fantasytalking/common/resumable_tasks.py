@@ -1,14 +1,19 @@
 """Runs tasks that can be killed at any moment and resumed, divided between processes.
 
 Every task writes one small JSON file atomically; a task whose file exists is done. The file depends on the task alone,
-so that neither interruptions nor the number of processes change the result.
+so that neither interruptions nor the number of processes change the result. Processes take tasks one by one, each under
+a lock that ends with its holder: there are no shares to wait for, and the task of a process that died is taken over.
 """
 
 import json
+import logging
 import re
 import shutil
+import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -16,8 +21,14 @@ from tqdm import tqdm
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.files import atomic_write_text
-from fantasytalking.common.locks import RUN_LOCK_FILE
+from fantasytalking.common.locks import RUN_LOCK_FILE, LocksUnsupportedError, try_lock
 from fantasytalking.common.text_files import read_json
+
+LEASES_FOLDER = "leases"
+"""Folder beside those of the results: a lock file per task that a process works on."""
+_WAIT_SECONDS = 0.5
+
+logger = logging.getLogger(__name__)
 
 _LEFTOVER = re.compile(r"\..+\.(json|jsonl|yaml|png|safetensors)\.[a-z0-9_]{8}")
 
@@ -59,23 +70,57 @@ class TaskStage(Generic[TaskT]):
         return self.folder / task.name[:2] / f"{task.name}.json"
 
     def run(self, tasks: Sequence[TaskT], process_state: ProcessState) -> None:
-        """Runs this process's part of the tasks that are not done yet, and waits for the other processes."""
-        own_tasks = tasks[process_state.process_index :: process_state.num_processes]
-        left = [task for task in own_tasks if not self._is_done(task)]
+        """Runs the tasks that are not done yet, together with the other processes; returns once all are done."""
+        left = [task for task in tasks if not self._is_done(task)]
         bar = tqdm(
-            left,
             desc=self.title,
             unit=" items",
-            initial=len(own_tasks) - len(left),
-            total=len(own_tasks),
+            initial=len(tasks) - len(left),
+            total=len(tasks),
             smoothing=0.05,
             disable=not process_state.is_main_process,
             dynamic_ncols=True,
         )
-        for task in bar:
-            result = self.run_task(task)
-            atomic_write_text(self.result_path(task), json.dumps(result, ensure_ascii=False, allow_nan=False))
-        process_state.wait_for_everyone()
+        # Processes begin at different places, so that they seldom try for the same task.
+        begin = len(left) * process_state.process_index // process_state.num_processes
+        left = left[begin:] + left[:begin]
+        with bar:
+            while left:
+                waiting = [task for task in left if not self._run_unless_taken(task, process_state)]
+                bar.update(len(left) - len(waiting))
+                if len(waiting) == len(left):
+                    time.sleep(_WAIT_SECONDS)
+                left = waiting
+
+    def _run_unless_taken(self, task: TaskT, process_state: ProcessState) -> bool:
+        """Runs a task unless it is done or another process works on it; returns whether it is done."""
+        alone = process_state.num_processes == 1
+        if not alone and self._is_done(task):
+            return True
+        release = _keep if alone else self._take(task, process_state)
+        if release is None:
+            return False
+        try:
+            if alone or not self._is_done(task):  # another process may have finished it meanwhile
+                result = self.run_task(task)
+                atomic_write_text(self.result_path(task), json.dumps(result, ensure_ascii=False, allow_nan=False))
+        finally:
+            release()
+        return True
+
+    def _take(self, task: TaskT, process_state: ProcessState) -> Callable[[], None] | None:
+        """Takes a task; returns what gives it back, or None if another process has it."""
+        path = self.folder.parent / LEASES_FOLDER / f"{task.name}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = try_lock(path)
+        except FileNotFoundError:  # all is done, and the main process has removed the folder
+            return None
+        except LocksUnsupportedError:
+            _warn_of_fixed_shares(self.folder)
+            own = zlib.crc32(task.name.encode()) % process_state.num_processes == process_state.process_index
+            return _keep if own else None
+        return None if lock is None else lock.release
 
     def is_done(self, tasks: Iterable[TaskT]) -> bool:
         """Whether every task has a result that can be read and still holds."""
@@ -107,6 +152,23 @@ class TaskStage(Generic[TaskT]):
                 field=self.title,
                 value=str(path),
             ) from error
+
+
+def _keep() -> None:
+    """Gives back what no other process can take."""
+
+
+@cache
+def _warn_of_fixed_shares(folder: Path) -> None:
+    logger.warning(
+        f"the file system of '{folder}' has no locks: every process does a fixed share, and nobody takes over that of "
+        "one that dies"
+    )
+
+
+def remove_leases(progress: Path) -> None:
+    """Removes the lock files of killed processes; to be called by one process when every task is done."""
+    shutil.rmtree(progress / LEASES_FOLDER, ignore_errors=True)
 
 
 def begun_fingerprint(folder: Path) -> str | None:

@@ -54,11 +54,33 @@ class RejectionReason(StrEnum):
     SPEAKER_COUNT_MISMATCH = "sounds_unmatched"
     """The number of speech files is not that of the visible people."""
     BLURRED = "blurred"
-    """The face of one of several people is blurred."""
+    """A face is blurred."""
     STATIC_FACES = "still_faces"
     """The face of one of several people barely moves, as in a photograph."""
     FACE_CUT_OFF = "face_cut_off"
     """The face leaves the cropped frame."""
+    NOT_SPEECH = "not_speech"
+    """The audio is as steady as a tone, noise or music."""
+    BACKGROUND_SOUND = "background_sound"
+    """Music or noise fills the pauses of the speech."""
+    LOW_DETAIL = "low_detail"
+    """The face was enlarged: it has fewer true pixels than it shows."""
+    PROFILE = "profile"
+    """The head is turned too far to the side."""
+    COVERED_MOUTH = "covered_mouth"
+    """Something is before the mouth."""
+    STILL_MOUTH = "still_mouth"
+    """The mouth moves too little for speech, as in a photograph or while listening."""
+    TEXT_OVER_FACE = "text_over_face"
+    """Text or a logo covers part of the face."""
+    CAMERA_MOTION = "camera_motion"
+    """The camera moves too fast."""
+    SOUND_SHIFTED = "sound_shifted"
+    """The audio is early or late."""
+    OUT_OF_SYNC = "out_of_sync"
+    """Mouth and audio do not agree, as with the speech of somebody else."""
+    DUPLICATE = "duplicate"
+    """An earlier clip shows and says the same."""
     NOT_PREPARED = "not_prepared"
     """Changed limits keep the clip, but its features have not been computed."""
 
@@ -125,6 +147,32 @@ class ClipRecord:
     """Fraction of the frames that show all people, [0, 1]."""
     upscale: float | None = None
     """Factor by which the source frames were enlarged; below 1 they were reduced."""
+    sound_steadiness: float | None = None
+    """How alike the spectra of the audio are 0.128 s apart, [0, 1]. Absent, as the next, in clips below 2 s."""
+    speech_depth_db: float | None = None
+    """Decibels from the loudest twentieth of the audio down to its quietest tenth."""
+    face_detail_db: float | None = None
+    """Power of the face's fine detail relative to its coarse detail. Absent, as the next two, for small faces."""
+    lip_edges: float | None = None
+    """Contrast of the lips relative to that of the face."""
+    overlay_fraction: float | None = None
+    """Fraction of the lower face that is edges which stay in place while the face moves, [0, 1]."""
+    camera_motion: float | None = None
+    """Mean speed of the background in frame heights per second. Absent for plain backgrounds."""
+    mouth_agreement: float | None = None
+    """Agreement of mouth and audio as they are, [-1, 1], of the best mouth. Absent in clips below 2 s."""
+    audio_lag: float | None = None
+    """Seconds by which the audio is late; absent where that is not certain."""
+    audio_shift: float | None = None
+    """Seconds by which the audio was moved earlier, with `shift_audio`; absent where it was not."""
+    sync_confidence: float | None = None
+    """SyncNet's confidence, of the best mouth. Absent, as the next, without its weights."""
+    sync_offset: float | None = None
+    """SyncNet's offset in frames at 25 per second; positive: the audio leads."""
+    image_hash: str | None = None
+    """Hash of three frames, in hexadecimal digits."""
+    sound_hash: str | None = None
+    """Hash of the audio, in hexadecimal digits."""
 
     @property
     def face_placement(self) -> FacePlacement | None:
@@ -302,10 +350,10 @@ def _check_type(name: str, value: Any, expected_type: Any) -> Any:
                 value=value,
             )
         return {key: _check_type(f"{name}.{key}", number, float) for key, number in value.items()}
-    if expected_type == float | None:
+    if expected_type in (float | None, str | None):
         if value is None:
             return None
-        expected_type = float
+        expected_type = float if expected_type == float | None else str
     if expected_type is float and type(value) is int:
         value = float(value)
     if type(value) is not expected_type or (expected_type is float and not math.isfinite(value)):

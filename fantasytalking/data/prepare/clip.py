@@ -16,8 +16,16 @@ from fantasytalking.common.limits import MAX_CAPTION_BYTES
 from fantasytalking.common.text_files import read_text_file
 from fantasytalking.condition_registry import registered_condition
 from fantasytalking.data.manifest import ClipRejected, RejectionReason
-from fantasytalking.data.prepare.clip_audio import clip_loudness_db, read_clip_audio, read_speaker_audio
-from fantasytalking.data.prepare.clip_measures import ClipMeasures, measure_people, measure_visibility
+from fantasytalking.data.prepare.clip_audio import read_clip_audio, read_speaker_audio
+from fantasytalking.data.prepare.clip_measures import (
+    ClipMeasures,
+    content_hashes,
+    measure_mouths,
+    measure_people,
+    measure_sound,
+    measure_sync,
+    measure_visibility,
+)
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.crop import crop_frame
 from fantasytalking.data.prepare.people import select_people, tracks_center, transform_track
@@ -27,6 +35,8 @@ from fantasytalking.perception.body_pose import track_body
 from fantasytalking.perception.face_track import FaceTrack, track_faces
 from fantasytalking.perception.lip_mask import lip_mask
 from fantasytalking.perception.motion_intensity import measure_motion
+from fantasytalking.perception.mouth_agreement import IN_SYNC_SECONDS
+from fantasytalking.perception.syncnet.syncnet_model import SyncNet
 
 MIN_TRACKED_PEOPLE = 4
 """Minimum number of faces to track, so that passers-by are recognized."""
@@ -55,6 +65,8 @@ class PreparedClip:
     """Speech of each person, as long as `waveform`; None if only the mixed audio is known."""
     measures: dict[str, float]
     """What was measured, by the names of `ClipRecord`; see `ClipMeasures.values`."""
+    hashes: dict[str, str]
+    """Hashes of the clip's line in the manifest, by which duplicates are found."""
     conditions: dict[str, Tensor]
     """Values of registered conditions, by name."""
 
@@ -65,23 +77,30 @@ class PreparedClip:
         return float(np.nanmedian(boxes[:, 3] - boxes[:, 1]))
 
 
-def prepare_clip(clip: SceneClip, config: PreparationConfig) -> PreparedClip:
+def prepare_clip(clip: SceneClip, config: PreparationConfig, syncnet: SyncNet | None = None) -> PreparedClip:
     """Reads, measures and frames a clip.
+
+    Args:
+        clip: the clip.
+        config: the settings.
+        syncnet: measures lip sync; None measures it without a network.
 
     Raises:
         ClipRejected: the clip cannot be used, or a measured value is beyond its limit; states the reason.
     """
     measures = ClipMeasures(config)
     try:
-        return _prepare(clip, config, measures)
+        return _prepare(clip, config, measures, syncnet)
     except ClipRejected as rejected:
         rejected.measured = measures.values
         raise
 
 
-def _prepare(clip: SceneClip, config: PreparationConfig, measures: ClipMeasures) -> PreparedClip:
+def _prepare(
+    clip: SceneClip, config: PreparationConfig, measures: ClipMeasures, syncnet: SyncNet | None
+) -> PreparedClip:
     samples = read_clip_audio(clip, config)
-    measures.add({"loudness_db": clip_loudness_db(samples)})
+    measures.add(measure_sound(samples))
     caption = read_caption(clip, config.prompt)
     conditions = read_conditions(clip, config.conditions)
     reader = _FrameReader(clip, config, measures)
@@ -96,7 +115,17 @@ def _prepare(clip: SceneClip, config: PreparationConfig, measures: ClipMeasures)
     offset = framing.offset(tracks_center(people))
     tracks = tuple(transform_track(track, framing, offset) for track in people)
     prepared = framing.crop_or_pad(frames, offset)
-    measures.add(measure_people(prepared, tracks, samples, framing.scale))
+    found_lag = measure_mouths(tracks, samples)
+    shifted = _shifted_audio(clip, config, found_lag.lag) if config.shift_audio else None
+    if shifted is not None:
+        samples = shifted
+        measures.add({**measure_sound(samples), "audio_shift": found_lag.lag})
+        found_lag = measure_mouths(tracks, samples)
+    measures.add(
+        measure_people(prepared, tracks, samples, framing.scale)
+        | {"mouth_agreement": found_lag.agreement, "audio_lag": found_lag.lag}
+    )
+    measures.add(measure_sync(syncnet, prepared, tracks, samples, config.fps))
     expression, body = _measure_motion(prepared, tracks)
     mask = np.logical_or.reduce([lip_mask(track.landmarks, *prepared.shape[1:3]) for track in tracks])
     return PreparedClip(
@@ -110,8 +139,19 @@ def _prepare(clip: SceneClip, config: PreparationConfig, measures: ClipMeasures)
         body,
         None if speakers is None else tuple(speakers),
         measures.values,
+        content_hashes(prepared, samples),
         conditions,
     )
+
+
+def _shifted_audio(clip: SceneClip, config: PreparationConfig, lag: float) -> NDArray[np.float32] | None:
+    """Returns the audio that belongs to the frames; None if it is in sync, or lies beyond the ends of the video."""
+    if not np.isfinite(lag) or abs(lag) <= IN_SYNC_SECONDS or clip.start + lag < 0:
+        return None
+    try:
+        return read_clip_audio(clip, config, lag)
+    except ClipRejected:  # the limit of the lag is the clip's reason
+        return None
 
 
 def _measure_motion(frames: NDArray[np.uint8], tracks: Sequence[FaceTrack]) -> tuple[float, float]:

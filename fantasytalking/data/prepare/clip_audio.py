@@ -1,5 +1,6 @@
 """Reads the audio of a clip, and the speech of each of several people."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,18 @@ _LOUDNESS_PERCENTILE = 95
 """Percentile of the block levels that counts as the loudness of a clip."""
 
 
-def read_clip_audio(clip: SceneClip, config: PreparationConfig) -> NDArray[np.float32]:
+def read_clip_audio(clip: SceneClip, config: PreparationConfig, lag: float = 0.0) -> NDArray[np.float32]:
     """Reads the audio of the clip at 16 kHz, exactly as long as its frames.
+
+    Args:
+        clip: the clip.
+        config: the settings.
+        lag: seconds by which the audio is late; it is read from so much later on.
 
     Raises:
         ClipRejected: there is no audio, or it ends more than a frame early.
     """
-    return _read_segment(clip.file.path, clip, config)
+    return _read_segment(clip.file.path, replace(clip, start=clip.start + lag), config)
 
 
 def read_speaker_audio(clip: SceneClip, people: int, config: PreparationConfig) -> list[NDArray[np.float32]] | None:

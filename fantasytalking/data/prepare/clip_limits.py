@@ -16,7 +16,8 @@ class ClipLimits:
     """Limits of `FILTERS`. They do not change the features: `fantasytalking prepare --refilter` applies others."""
 
     filter_people: bool = False
-    """Apply `max_face_blur`, `min_face_movement` and `min_face_pixels` to each face of clips of several people."""
+    """Apply the limits of faces to each face of clips of several people too, and with them `max_face_blur`,
+    `min_face_movement` and `min_face_pixels`."""
     max_upscale: float = 2.0
     """Maximum factor by which frames are enlarged."""
     min_loudness_db: float = -50.0
@@ -36,6 +37,40 @@ class ClipLimits:
     """Minimum variance of brows, lids and lips above the landmark jitter, in squared interocular distances; only with
     `filter_people`."""
 
+    max_sound_steadiness: float = 0.75
+    """Maximum similarity of the audio's spectra 0.128 s apart, [0, 1]: tones, noise and music are steadier than
+    speech."""
+    min_speech_depth_db: float = 17.0
+    """Minimum decibels by which the quietest tenth of the audio lies below its loudest twentieth: music and noise fill
+    the pauses of speech."""
+    max_speaker_blur: float = 0.78
+    """Maximum blur of a face in the prepared frames, [0.01, 1]."""
+    min_face_detail_db: float = -15.0
+    """Minimum power of the face's fine detail relative to its coarse detail, in dB: enlarged faces have less."""
+    max_face_yaw: float = 50.0
+    """Maximum turn of the head to the side (95th percentile), in degrees."""
+    min_lip_edges: float = 1.2
+    """Minimum contrast of the lips relative to the face's: what covers a mouth has less."""
+    min_mouth_speed: float = 0.1
+    """Minimum mean speed of the mouth opening, in interocular distances per second. Speakers have 0.26 and more,
+    listeners about 0.07, photographs 0.01."""
+    max_overlay_fraction: float = 0.12
+    """Maximum fraction of the lower face that is edges which stay in place: burnt-in text has 0.2 and more."""
+    max_camera_motion: float = 0.2
+    """Maximum mean speed of the background, in frame heights per second."""
+    max_audio_lag: float = 0.2
+    """Maximum seconds by which the audio is certainly early or late."""
+    min_mouth_agreement: float = -1.0
+    """Minimum agreement of mouth and audio, [-1, 1]; -1 keeps all. 0.45 tells synthetic faces from those with the
+    speech of others; real ones it does not: use SyncNet (docs/data.md)."""
+    min_sync_confidence: float = 3.0
+    """Minimum confidence of SyncNet; only with `syncnet`."""
+    max_sync_offset: float = 3.0
+    """Maximum offset by SyncNet, in frames at 25 per second; only with `syncnet`."""
+    min_duplicate_distance: float = 0.1
+    """Clips whose picture and audio both differ from an earlier clip's in a smaller fraction of bits are duplicates; 0
+    keeps them."""
+
 
 LIMIT_RANGES: dict[str, tuple[float, float]] = {
     "max_upscale": (0.1, 100),
@@ -46,15 +81,38 @@ LIMIT_RANGES: dict[str, tuple[float, float]] = {
     "min_face_pixels": (8, 4096),
     "max_face_blur": (0.01, 1),
     "min_face_movement": (0, 0.99),
+    "max_sound_steadiness": (0, 1),
+    "min_speech_depth_db": (0, 50),
+    "max_speaker_blur": (0.01, 1),
+    "min_face_detail_db": (-100, 20),
+    "max_face_yaw": (0, 90),
+    "min_lip_edges": (0, 100),
+    "min_mouth_speed": (0, 10),
+    "max_overlay_fraction": (0, 1),
+    "max_camera_motion": (0, 100),
+    "max_audio_lag": (0, 10),
+    "min_mouth_agreement": (-1, 1),
+    "min_sync_confidence": (0, 100),
+    "max_sync_offset": (0, 15),
+    "min_duplicate_distance": (0, 0.5),
 }
 """Lowest and highest value of each limit."""
+EARLIER_LIMITS = frozenset(["filter_people", *list(LIMIT_RANGES)[:8]])
+"""Limits that earlier releases had."""
 
 
 class Applies(Enum):
     """To which clips a filter applies."""
 
-    ALWAYS = "always"
-    SEVERAL = "to several people, with filter_people"
+    ALWAYS = "to all clips"
+    FACES = "to clips of one person, and with filter_people to those of several"
+    SEVERAL = "to clips of several people, with filter_people"
+
+    def concerns(self, people: int, filter_people: bool) -> bool:
+        """Whether a filter applies to a clip of this number of people."""
+        if people > 1:
+            return self is Applies.ALWAYS or filter_people
+        return self is not Applies.SEVERAL
 
 
 class ClipFilter(NamedTuple):
@@ -63,7 +121,7 @@ class ClipFilter(NamedTuple):
     measure: str
     """Name of the value, as in the manifest."""
     setting: str
-    """Name of the limit in `ClipLimits`; min_* is the lowest value that is kept, max_* the highest."""
+    """Name of the limit in `ClipLimits`: min_* is the lowest value that is kept, max_* the highest, without sign."""
     reason: RejectionReason
     detail: str
     """What rejected.jsonl says, with {value} and {limit}."""
@@ -73,10 +131,10 @@ class ClipFilter(NamedTuple):
         """Whether a clip is within the limit, or the limit does not apply to it."""
         if self.measure not in values:
             return True
-        if self.applies is Applies.SEVERAL and not (limits.filter_people and values.get(PEOPLE_KEY, 1) > 1):
+        if not self.applies.concerns(values.get(PEOPLE_KEY, 1), limits.filter_people):
             return True
         value, limit = values[self.measure], getattr(limits, self.setting)
-        return bool(value >= limit if self.setting.startswith("min_") else value <= limit)
+        return bool(value >= limit if self.setting.startswith("min_") else abs(value) <= limit)
 
 
 PEOPLE_KEY = "people"
@@ -94,6 +152,18 @@ FILTERS = (
         "max_upscale",
         RejectionReason.LOW_RESOLUTION,
         "the frames would be upscaled {value:.2f} times; at most {limit:g} is allowed",
+    ),
+    ClipFilter(
+        "sound_steadiness",
+        "max_sound_steadiness",
+        RejectionReason.NOT_SPEECH,
+        "the spectra of the audio are alike by {value:.3f}; at most {limit:g} is allowed",
+    ),
+    ClipFilter(
+        "speech_depth_db",
+        "min_speech_depth_db",
+        RejectionReason.BACKGROUND_SOUND,
+        "the audio falls by {value:.1f} dB in its pauses; at least {limit:g} dB are needed",
     ),
     ClipFilter(
         "visible_fraction",
@@ -146,6 +216,77 @@ FILTERS = (
         RejectionReason.STATIC_FACES,
         "the movement of a face is {value:.6f} squared interocular distances; at least {limit:g} is needed",
         Applies.SEVERAL,
+    ),
+    ClipFilter(
+        "face_blur",
+        "max_speaker_blur",
+        RejectionReason.BLURRED,
+        "the face's blur is {value:.3f}; at most {limit:g} is allowed",
+        Applies.FACES,
+    ),
+    ClipFilter(
+        "face_detail_db",
+        "min_face_detail_db",
+        RejectionReason.LOW_DETAIL,
+        "the face's fine detail has {value:.1f} dB; at least {limit:g} dB are needed",
+        Applies.FACES,
+    ),
+    ClipFilter(
+        "face_yaw",
+        "max_face_yaw",
+        RejectionReason.PROFILE,
+        "the head turns by {value:.0f} degrees; at most {limit:g} are allowed",
+        Applies.FACES,
+    ),
+    ClipFilter(
+        "lip_edges",
+        "min_lip_edges",
+        RejectionReason.COVERED_MOUTH,
+        "the lips contrast {value:.2f} times as much as the face; at least {limit:g} is needed",
+        Applies.FACES,
+    ),
+    ClipFilter(
+        "mouth_speed",
+        "min_mouth_speed",
+        RejectionReason.STILL_MOUTH,
+        "the mouth moves {value:.3f} interocular distances per second; at least {limit:g} is needed",
+    ),
+    ClipFilter(
+        "overlay_fraction",
+        "max_overlay_fraction",
+        RejectionReason.TEXT_OVER_FACE,
+        "edges that stay in place cover {value:.1%} of the lower face; at most {limit:.1%} are allowed",
+        Applies.FACES,
+    ),
+    ClipFilter(
+        "camera_motion",
+        "max_camera_motion",
+        RejectionReason.CAMERA_MOTION,
+        "the background moves {value:.3f} frame heights per second; at most {limit:g} is allowed",
+    ),
+    ClipFilter(
+        "audio_lag",
+        "max_audio_lag",
+        RejectionReason.SOUND_SHIFTED,
+        "the audio is {value:+.2f} s late; at most {limit:g} s either way are allowed",
+    ),
+    ClipFilter(
+        "mouth_agreement",
+        "min_mouth_agreement",
+        RejectionReason.OUT_OF_SYNC,
+        "mouth and audio agree by {value:.3f}; at least {limit:g} is needed",
+    ),
+    ClipFilter(
+        "sync_offset",
+        "max_sync_offset",
+        RejectionReason.SOUND_SHIFTED,
+        "SyncNet finds an offset of {value:+.0f} frames; at most {limit:g} either way are allowed",
+    ),
+    ClipFilter(
+        "sync_confidence",
+        "min_sync_confidence",
+        RejectionReason.OUT_OF_SYNC,
+        "SyncNet's confidence is {value:.2f}; at least {limit:g} is needed",
     ),
 )
 """All filters, in the order in which they are applied: the first that fails is the reason."""

@@ -3,16 +3,27 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.data.manifest import ClipRejected
+from fantasytalking.data.prepare.clip_audio import clip_loudness_db
 from fantasytalking.data.prepare.clip_limits import PEOPLE_KEY, ClipLimits, first_failure
 from fantasytalking.face_range import FacePlacement
 from fantasytalking.perception.active_speaker import detect_active_speaker
+from fantasytalking.perception.camera_motion import camera_motion
+from fantasytalking.perception.content_hash import image_hash, sound_hash
 from fantasytalking.perception.face_track import FaceTrack
+from fantasytalking.perception.face_visibility import face_detail_db, lip_edges, overlay_fraction
 from fantasytalking.perception.head_pose import head_pose
+from fantasytalking.perception.mouth_agreement import MouthAgreement, measure_agreement
 from fantasytalking.perception.multi_person_filter import LANDMARK_JITTER, MultiPersonFilterConfig, assess_people
+from fantasytalking.perception.speech_sound import sound_steadiness, speech_depth_db
+from fantasytalking.perception.syncnet.mfcc import mfcc
+from fantasytalking.perception.syncnet.sync_distance import sync_scores
+from fantasytalking.perception.syncnet.syncnet_input import count_windows, syncnet_crops, to_int16
+from fantasytalking.perception.syncnet.syncnet_model import SyncNet, window_features
 
 MEASURE_DIGITS = 6
 _YAW_PERCENTILE = 95
@@ -44,6 +55,19 @@ class ClipMeasures:
         failure = first_failure(self.values, self._limits)
         if failure is not None:
             raise ClipRejected(*failure)
+
+
+def measure_sound(waveform: NDArray[np.float32]) -> dict[str, float]:
+    """Returns the measured fields of `ClipRecord` that concern the audio alone, by name.
+
+    Args:
+        waveform: (samples,) audio of the clip at 16 kHz.
+    """
+    return {
+        "loudness_db": clip_loudness_db(waveform),
+        "sound_steadiness": sound_steadiness(waveform, AUDIO_SAMPLE_RATE),
+        "speech_depth_db": speech_depth_db(waveform, AUDIO_SAMPLE_RATE),
+    }
 
 
 def measure_visibility(tracks: Sequence[FaceTrack]) -> dict[str, float]:
@@ -85,6 +109,50 @@ def measure_people(
         "face_yaw": max(_yaw_degrees(track) for track in tracks),
         "mouth_speed": max(speech.mouth_speeds),
         "mouth_audio_correlation": max(speech.sync_correlations),
+        "face_detail_db": min(face_detail_db(frames, track) for track in tracks),
+        "lip_edges": min(lip_edges(frames, track) for track in tracks),
+        "overlay_fraction": max(overlay_fraction(frames, track) for track in tracks),
+        "camera_motion": camera_motion(frames, tracks),
+    }
+
+
+def measure_mouths(tracks: Sequence[FaceTrack], waveform: NDArray[np.float32]) -> MouthAgreement:
+    """Returns the agreement of mouth and audio of the person for whom it is best."""
+    found = [measure_agreement(track, waveform, AUDIO_SAMPLE_RATE) for track in tracks]
+    return max(found, key=lambda each: each.agreement if np.isfinite(each.agreement) else -2.0)
+
+
+def measure_sync(
+    network: SyncNet | None,
+    frames: NDArray[np.uint8],
+    tracks: Sequence[FaceTrack],
+    waveform: NDArray[np.float32],
+    fps: float,
+) -> dict[str, float]:
+    """Returns SyncNet's confidence and offset of the person for whom it is most confident; empty for short clips.
+
+    Args:
+        network: SyncNet; None measures nothing.
+        frames: (T, H, W, 3) uint8, the prepared frames.
+        tracks: the people, in pixels of these frames.
+        waveform: (samples,) audio of the clip at 16 kHz.
+        fps: frames per second.
+    """
+    count = count_windows(len(frames), fps, len(waveform))
+    if network is None or count < 1:
+        return {}
+    cepstra = torch.from_numpy(mfcc(to_int16(waveform)))
+    crops = [torch.from_numpy(syncnet_crops(frames, track.times, fps, track)) for track in tracks]
+    scores = [sync_scores(*window_features(network, crop, cepstra, count)) for crop in crops]
+    best = max(scores, key=lambda each: each.confidence)
+    return {"sync_confidence": best.confidence, "sync_offset": best.offset}
+
+
+def content_hashes(frames: NDArray[np.uint8], waveform: NDArray[np.float32]) -> dict[str, str]:
+    """Returns the hashes of `ClipRecord`, by name."""
+    return {
+        "image_hash": image_hash(frames[[0, len(frames) // 2, -1]]),
+        "sound_hash": sound_hash(waveform, AUDIO_SAMPLE_RATE),
     }
 
 

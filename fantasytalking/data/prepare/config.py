@@ -13,7 +13,7 @@ from fantasytalking.common.dtype import Dtype
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.data.features import FEATURE_FORMAT
 from fantasytalking.data.manifest import MAX_PEOPLE_PER_CLIP
-from fantasytalking.data.prepare.clip_limits import LIMIT_RANGES, ClipLimits
+from fantasytalking.data.prepare.clip_limits import EARLIER_LIMITS, LIMIT_RANGES, ClipLimits
 from fantasytalking.latent_geometry import LatentGeometry
 from fantasytalking.media.resolution import ResizeMode, ResolutionBucket
 
@@ -35,10 +35,14 @@ class PreparationConfig(ClipLimits):
     """ArcFace .onnx file; None uses the only .onnx in `base`/face_encoder."""
     expression_encoder: str | None = None
     """Folder of an expression encoder, ours or the released one; None writes no expression features."""
+    syncnet: str | None = None
+    """SyncNet's weights, syncnet_v2.model (docs/evaluation.md); None measures lip sync without a network."""
     conditions: list[str] = field(default_factory=list)
     """Names of registered conditions whose values lie beside the videos (VIDEO.NAME.npy beside VIDEO.mp4)."""
     max_people: int = 1
     """Maximum number of people per clip, all of whom are encoded; 1 encodes the active speaker."""
+    shift_audio: bool = False
+    """Whether audio that is certainly early or late is moved to the mouth; otherwise such clips are rejected."""
 
     fps: float = 25.0
     """Frames per second of the clips; videos of other rates are resampled to the nearest frames, which their own rate
@@ -211,6 +215,13 @@ class PreparationConfig(ClipLimits):
         for name in ("normaliser", "device", "threads", "contact_sheet_clips"):
             deciding.pop(name)
         # Corpora that were prepared before these settings existed, and without them, can be resumed.
+        for name in LIMIT_NAMES:
+            if name not in EARLIER_LIMITS:
+                deciding.pop(name)
+        if not self.shift_audio:
+            deciding.pop("shift_audio")
+        if self.syncnet is None:
+            deciding.pop("syncnet")
         if self.image_tokens:
             deciding.pop("image_tokens")
         if self.expression_encoder is None:

@@ -19,12 +19,15 @@ from fantasytalking.data.manifest import (
 from fantasytalking.data.prepare.clip_limits import PEOPLE_KEY, stored_failure
 from fantasytalking.data.prepare.config import PreparationConfig
 from fantasytalking.data.prepare.corpus_sheet import write_contact_sheet
+from fantasytalking.data.prepare.duplicates import DuplicateSearch
 from fantasytalking.data.prepare.plan import SceneClip
 from fantasytalking.data.prepare.staleness import COMPANIONS_KEY, FEATURE_FILE_KEY
 from fantasytalking.motion_normalizer import MOTION_NORMALIZER_FILE, MotionMeasure, MotionNormalizer
 
+CONFIG_FILE = "data.yaml"
+"""The settings of the last run, in the folder of the corpus."""
 CORPUS_CONTACT_SHEET_FILE = "contact_sheet.png"
-MEASURE_NAMES = frozenset(item.name for item in fields(ClipRecord) if item.default is None)
+MEASURE_NAMES = frozenset(item.name for item in fields(ClipRecord) if item.type == float | None)
 """Names of measured values in the manifest."""
 
 logger = logging.getLogger(__name__)
@@ -61,9 +64,10 @@ class CorpusWriter:
             InputError: no clip can be used, or the features of one are missing.
         """
         used: list[tuple[SceneClip, Result]] = []
+        duplicates = DuplicateSearch(self.config.min_duplicate_distance)
         rejected = list(rejections)
         for clip, result in results:
-            failure = stored_failure(result, self.config)
+            failure = stored_failure(result, self.config) or duplicates.check(clip.file.video, clip.start, result)
             if failure is None and "expression_measure" not in result:
                 failure = RejectionReason.NOT_PREPARED, "the limits keep the clip; prepare it with --input"
             if failure is None:

@@ -24,6 +24,7 @@ from fantasytalking.encoders.wan import ImageEncoder, TextEncoder, VideoAutoenco
 from fantasytalking.perception.face_crop import five_points
 from fantasytalking.perception.face_track import FaceTrack
 from fantasytalking.perception.lip_mask import project_mask
+from fantasytalking.perception.syncnet.syncnet_model import SyncNet
 
 
 @dataclass
@@ -37,6 +38,8 @@ class FeatureEncoders:
     audio: AudioEncoder
     face: FaceEncoder
     expression: ExpressionEncoder | None = None
+    syncnet: SyncNet | None = None
+    """None measures lip sync without a network."""
 
     def __post_init__(self) -> None:
         # Most clips of a corpus share one caption.
@@ -67,6 +70,7 @@ class FeatureEncoders:
             video=video,
             face=FaceEncoder.from_pretrained(face, threads=config.num_threads),
             expression=None if expression is None else ExpressionEncoder.from_pretrained(expression, device=device),
+            syncnet=None if config.syncnet is None else SyncNet.from_file(Path(config.syncnet)).to(device),
             audio=load_audio_encoder(audio, subfolder=folder, device=device),
             image=ImageEncoder.from_pretrained(source, device=device, dtype=dtype) if config.image_tokens else None,
             text=TextEncoder.from_pretrained(source, device=device, dtype=dtype),
@@ -148,4 +152,6 @@ def encoder_paths(config: PreparationConfig) -> dict[str, Path]:
     paths["face_encoder"] = Path(resolve_local(config.face_encoder or source / "face_encoder"))
     if config.expression_encoder is not None:
         paths["expression_encoder"] = Path(config.expression_encoder)
+    if config.syncnet is not None:
+        paths["syncnet"] = Path(config.syncnet)
     return {name: path for name, path in paths.items() if path.exists()}

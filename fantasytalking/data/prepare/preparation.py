@@ -28,6 +28,7 @@ from fantasytalking.common.resumable_tasks import (
     begun_fingerprint,
     check_output_folder,
     open_output_folder,
+    remove_leases,
 )
 from fantasytalking.common.text_files import read_json
 from fantasytalking.data.features import save_features
@@ -42,7 +43,7 @@ from fantasytalking.data.manifest import (
 from fantasytalking.data.prepare.clip import prepare_clip
 from fantasytalking.data.prepare.clip_limits import first_failure, stored_failure
 from fantasytalking.data.prepare.config import PreparationConfig
-from fantasytalking.data.prepare.corpus_writer import CorpusWriter, features_path, format_reason_counts
+from fantasytalking.data.prepare.corpus_writer import CONFIG_FILE, CorpusWriter, features_path, format_reason_counts
 from fantasytalking.data.prepare.encode import FeatureEncoders, encoder_paths
 from fantasytalking.data.prepare.plan import (
     SceneClip,
@@ -64,9 +65,6 @@ from fantasytalking.data.prepare.staleness import (
     feature_file_mark,
     result_holds,
 )
-
-CONFIG_FILE = "data.yaml"
-"""The settings of the last run, in the output folder."""
 
 
 class CorpusPreparation:
@@ -173,6 +171,7 @@ class CorpusPreparation:
         self.encode_stage.run(clips, process_state)
         if not process_state.is_main_process:
             return [], []
+        remove_leases(self._progress)
         return self._write(clips, rejections)
 
     def apply_limits(self) -> tuple[list[ClipRecord], list[Rejection]]:
@@ -242,7 +241,7 @@ class CorpusPreparation:
         companions = companions_mark(clip, self.config.conditions)
         measured: Mapping[str, float] = {}
         try:
-            prepared = prepare_clip(clip, self.config)
+            prepared = prepare_clip(clip, self.config, self._encoders.syncnet)
             measured = prepared.measures
             features = self._encoders.encode(prepared)
         except ClipRejected as rejected:
@@ -260,6 +259,7 @@ class CorpusPreparation:
             "expression_measure": prepared.expression_measure,
             "body_measure": prepared.body_measure,
             **measured,
+            **prepared.hashes,
             FEATURE_FILE_KEY: feature_file_mark(path),
             COMPANIONS_KEY: companions,
         }

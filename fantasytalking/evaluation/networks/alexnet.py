@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fantasytalking.evaluation.networks.loading import load_strict
+from fantasytalking.common.network_file import load_strict
 
 ALEXNET_CHANNELS = (64, 192, 384, 256, 256)
 _ACTIVATION_LAYERS = (1, 4, 7, 9, 11)

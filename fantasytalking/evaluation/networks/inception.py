@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fantasytalking.evaluation.networks.loading import load_strict
+from fantasytalking.common.network_file import load_strict
 
 INCEPTION_DIM = 2048
 INCEPTION_SIZE = 299

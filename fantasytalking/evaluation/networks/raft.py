@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fantasytalking.evaluation.networks.loading import load_strict
+from fantasytalking.common.network_file import load_strict
 
 RAFT_STRIDE = 8
 HIDDEN_CHANNELS, CONTEXT_CHANNELS = 128, 128

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from fantasytalking.evaluation.networks.loading import load_strict
+from fantasytalking.common.network_file import load_strict
 
 
 class _Attention(nn.Module):

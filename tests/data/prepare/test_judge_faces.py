@@ -1,4 +1,4 @@
-"""Clips of several people are accepted only if every face is sharp and moves; clips of one person are not filtered."""
+"""Clips of several people are accepted only if every face is sharp and moves."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,11 +94,14 @@ def test_people_are_not_filtered_by_default(judged: Judged, video: str) -> None:
     assert len(prepared.tracks) == 2
 
 
-def test_a_single_static_person_is_not_filtered(judged: Judged, tmp_path: Path) -> None:
+def test_a_single_static_person_is_filtered_by_the_mouth(judged: Judged, tmp_path: Path) -> None:
     renderer = FaultyClipRenderer(HEIGHT, SEED, SECONDS)
     write(tmp_path / "alone.mp4", np.stack(list(renderer.still(1))))
     config = replace(judged.config, buckets=["96x96"])
-    assert len(prepare_clip(clip_of(tmp_path, "alone.mp4"), config).tracks) == 1
+    with pytest.raises(ClipRejected) as refused:
+        prepare_clip(clip_of(tmp_path, "alone.mp4"), config)
+    assert refused.value.reason is RejectionReason.STILL_MOUTH
+    assert len(prepare_clip(clip_of(tmp_path, "alone.mp4"), replace(config, min_mouth_speed=0.0)).tracks) == 1
 
 
 @pytest.mark.parametrize(

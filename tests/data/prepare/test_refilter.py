@@ -6,13 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from fantasytalking.cli import run
 from fantasytalking.common.errors import ErrorCode
-from fantasytalking.data.manifest import ClipRecord, RejectionReason, read_manifest, read_rejections
-from fantasytalking.data.prepare.clip_limits import FILTERS, LIMIT_RANGES, ClipLimits, first_failure
+from fantasytalking.data.manifest import ClipRecord, ClipRejected, RejectionReason, read_manifest, read_rejections
+from fantasytalking.data.prepare.clip import prepare_clip
+from fantasytalking.data.prepare.clip_limits import FILTERS, LIMIT_RANGES, Applies, ClipLimits, first_failure
 from fantasytalking.data.prepare.config import LIMIT_NAMES, PreparationConfig
 from fantasytalking.data.prepare.corpus_writer import MEASURE_NAMES
+from fantasytalking.data.prepare.plan import SceneClip, VideoFile
+from fantasytalking.perception.syncnet.syncnet_model import SyncNet
 from tests.data.preparation_runs import file_hashes, run_in_process, small_config
 from tests.helpers.errors import raises_input_error
 
@@ -124,13 +128,32 @@ def test_a_corpus_of_an_earlier_release_with_its_own_limits_is_resumed(corpora: 
     assert file_hashes(corpus / "features") == features(corpora.one_rejected)
 
 
+def test_syncnet_measures_and_rejects_where_its_weights_are_given(corpora: Corpora) -> None:
+    torch.manual_seed(0)
+    network = SyncNet().eval().requires_grad_(False)
+    path = corpora.videos / "talk.mp4"
+    clip = SceneClip(VideoFile(path, path.name, path.stat().st_size), 0.0, None)
+    config = small_config(Path(base_of(corpora.all_kept)), min_sync_confidence=0.0, max_sync_offset=15.0)
+    prepared = prepare_clip(clip, config, network)
+    assert prepared.measures["sync_confidence"] >= 0 and -15 <= prepared.measures["sync_offset"] <= 15
+    with pytest.raises(ClipRejected) as refused:
+        prepare_clip(clip, replace(config, min_sync_confidence=100.0), network)
+    assert refused.value.reason is RejectionReason.OUT_OF_SYNC
+    given = replace(config, syncnet="syncnet_v2.model")
+    assert given.fingerprint() != config.fingerprint()
+
+
 def test_every_filter_is_a_limit_of_a_measured_value() -> None:
     assert {each.measure for each in FILTERS} <= MEASURE_NAMES
-    assert {each.setting for each in FILTERS} == set(LIMIT_RANGES) == set(LIMIT_NAMES) - {"filter_people"}
+    assert {each.setting for each in FILTERS} == set(LIMIT_RANGES) - {"min_duplicate_distance"}
+    assert set(LIMIT_RANGES) == set(LIMIT_NAMES) - {"filter_people"}
     limits = ClipLimits(filter_people=True)
     for each in FILTERS:
         limit, worse = getattr(limits, each.setting), 1e-3 * (-1 if each.setting.startswith("min_") else 1)
-        assert first_failure({each.measure: limit, "people": 2}, limits) is None
-        failed = first_failure({each.measure: limit + worse, "people": 2}, limits)
-        assert failed is not None and failed[0] is each.reason and "{" not in failed[1]
+        people = 1 if each.applies is Applies.FACES else 2
+        assert each.keeps({each.measure: limit, "people": people}, limits)
+        beyond = {each.measure: limit + worse, "people": people}
+        assert not each.keeps(beyond, limits)
+        failed = first_failure(beyond, limits)
+        assert failed is not None and "{" not in failed[1]
     assert first_failure({}, limits) is None

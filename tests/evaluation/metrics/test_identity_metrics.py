@@ -9,6 +9,7 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, ViTConfig, ViTModel
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.network_file import load_strict
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.features.image_transforms import center_crop, resize_short_side
 from fantasytalking.evaluation.metrics.identity.csim import CSIM
@@ -18,7 +19,6 @@ from fantasytalking.evaluation.metrics.quality.aesthetic import Aesthetic
 from fantasytalking.evaluation.metrics.quality.lpips import LPIPS, LPIPSLinearLayers
 from fantasytalking.evaluation.metrics.reenactment.expression_similarity import ArcFaceExpressionSimilarity
 from fantasytalking.evaluation.networks.alexnet import AlexNetFeatures
-from fantasytalking.evaluation.networks.loading import load_strict
 from fantasytalking.evaluation.networks.vit import VisionTransformer
 from fantasytalking.evaluation.weights import (
     AESTHETIC_HEAD_WEIGHTS,

@@ -8,11 +8,12 @@ import torch
 
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
-from fantasytalking.evaluation.features.mfcc import mfcc
-from fantasytalking.evaluation.features.syncnet_input import nearest_frame_indices, syncnet_crops
-from fantasytalking.evaluation.metrics.sync.sync_scores import SyncNetMetric, sync_scores
-from fantasytalking.evaluation.networks.syncnet_model import SyncNet, window_features
+from fantasytalking.evaluation.metrics.sync.sync_scores import SyncNetMetric
 from fantasytalking.evaluation.weights import SYNCNET_WEIGHTS, MetricWeights
+from fantasytalking.perception.syncnet.mfcc import mfcc
+from fantasytalking.perception.syncnet.sync_distance import sync_scores
+from fantasytalking.perception.syncnet.syncnet_input import nearest_frame_indices, syncnet_crops
+from fantasytalking.perception.syncnet.syncnet_model import SyncNet, window_features
 from tests.helpers.errors import raises_input_error
 
 SCALES = {"netcnnaud.0.weight": 0.1, "netcnnlip.0.weight": 0.02}
@@ -149,7 +150,7 @@ def test_a_clip_without_face_or_audio_has_no_score(metric: SyncNetMetric, clips:
 
 def test_crops_follow_the_face_at_25_frames_per_second(clips: list[EvaluationClip]) -> None:
     clip = clips[0].slice_frames(slice(0, 20))
-    crops = syncnet_crops(clip)
+    crops = syncnet_crops(clip.frames, clip.times, clip.fps, clip.track)
     assert crops.shape == (20, 224, 224, 3) and crops.dtype == np.uint8
     box = clip.track.boxes[10]
     half = max(box[2] - box[0], box[3] - box[1]) / 2
@@ -161,7 +162,7 @@ def test_crops_follow_the_face_at_25_frames_per_second(clips: list[EvaluationCli
     found = crops[10][row - spot : row + spot, column - spot : column + spot].mean(axis=(0, 1))[::-1]
     np.testing.assert_allclose(found, expected, atol=12)
     slow = clips[0].slice_frames(slice(0, 40, 2))
-    assert nearest_frame_indices(slow).tolist() == [k // 2 for k in range(40)]
+    assert nearest_frame_indices(slow.times, slow.fps).tolist() == [k // 2 for k in range(40)]
 
 
 def test_invalid_weights_are_rejected(network: SyncNet, tmp_path: Path) -> None:

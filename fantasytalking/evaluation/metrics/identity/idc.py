@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fantasytalking.common.network_file import module_device
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.features.image_transforms import IMAGENET_STATISTICS, normalize_images, resize_short_side
 from fantasytalking.evaluation.metric import MeanMetric, Measurement, MetricValue, register_metric
-from fantasytalking.evaluation.networks.loading import module_device, require_weights
+from fantasytalking.evaluation.networks.loading import require_weights
 from fantasytalking.evaluation.networks.vit import VisionTransformer
 from fantasytalking.evaluation.weights import DINO_WEIGHTS
 

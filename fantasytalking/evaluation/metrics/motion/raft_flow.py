@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from fantasytalking.common.network_file import module_device
 from fantasytalking.evaluation.metric import MetricValue, register_metric
 from fantasytalking.evaluation.metrics.motion.base_flow import FlowMetric, resize_for_flow
-from fantasytalking.evaluation.networks.loading import module_device, require_weights
+from fantasytalking.evaluation.networks.loading import require_weights
 from fantasytalking.evaluation.networks.raft import RAFT, RAFT_STRIDE
 from fantasytalking.evaluation.weights import RAFT_WEIGHTS
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPVisionModelWithProjection
 
+from fantasytalking.common.network_file import compute_device, load_strict, module_device
 from fantasytalking.encoders.loading import load_model
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.features.image_transforms import (
@@ -17,7 +18,7 @@ from fantasytalking.evaluation.features.image_transforms import (
     resize_short_side,
 )
 from fantasytalking.evaluation.metric import MeanMetric, Measurement, MetricValue, register_metric
-from fantasytalking.evaluation.networks.loading import compute_device, load_strict, module_device, require_weights
+from fantasytalking.evaluation.networks.loading import require_weights
 from fantasytalking.evaluation.weights import AESTHETIC_HEAD_WEIGHTS, CLIP_VIT_L_WEIGHTS
 
 MAX_AESTHETIC_FRAMES = 16

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fantasytalking.common.network_file import module_device
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.metric import MetricValue, register_metric
 from fantasytalking.evaluation.metrics.frechet_distance import FrechetMetric
 from fantasytalking.evaluation.networks.inception import Inception
-from fantasytalking.evaluation.networks.loading import module_device, require_weights
+from fantasytalking.evaluation.networks.loading import require_weights
 from fantasytalking.evaluation.weights import INCEPTION_WEIGHTS
 
 MAX_FID_FRAMES = 32

@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from fantasytalking.common.errors import ErrorCode, InputError
+from fantasytalking.common.network_file import compute_device
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.metric import MetricValue, register_metric
 from fantasytalking.evaluation.metrics.frechet_distance import FrechetMetric
-from fantasytalking.evaluation.networks.loading import compute_device, require_weights
+from fantasytalking.evaluation.networks.loading import require_weights
 from fantasytalking.evaluation.weights import I3D_WEIGHTS
 
 FVD_WINDOW_FRAMES = 16

@@ -8,10 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fantasytalking.common.network_file import load_strict, module_device
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
 from fantasytalking.evaluation.metric import Measurement, MetricValue, PairedMetric, register_metric
 from fantasytalking.evaluation.networks.alexnet import ALEXNET_CHANNELS, AlexNetFeatures
-from fantasytalking.evaluation.networks.loading import load_strict, module_device, require_weights
+from fantasytalking.evaluation.networks.loading import require_weights
 from fantasytalking.evaluation.weights import LPIPS_BACKBONE_WEIGHTS, LPIPS_HEAD_WEIGHTS
 
 MIN_LPIPS_SIDE = 64

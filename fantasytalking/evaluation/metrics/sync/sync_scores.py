@@ -2,17 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
 from fantasytalking.common.errors import InputError
 from fantasytalking.evaluation.evaluation_clip import EvaluationClip
-from fantasytalking.evaluation.features.mfcc import mfcc
-from fantasytalking.evaluation.features.syncnet_input import SAMPLES_PER_FRAME, SYNCNET_FPS, syncnet_crops, to_int16
 from fantasytalking.evaluation.features.time_series import mean_per_second
 from fantasytalking.evaluation.metric import (
     Measurement,
@@ -23,51 +18,11 @@ from fantasytalking.evaluation.metric import (
     register_metric,
 )
 from fantasytalking.evaluation.networks.loading import require_weights
-from fantasytalking.evaluation.networks.syncnet_model import SYNCNET_WINDOW_FRAMES, SyncNet, window_features
 from fantasytalking.evaluation.weights import SYNCNET_WEIGHTS
-
-MAX_SHIFT = 15
-"""Largest shift of the audio in frames, to both sides."""
-
-
-class SyncScores(NamedTuple):
-    """Agreement of a clip's windows with its audio."""
-
-    distance: float
-    """Sync-D: the smallest mean distance over the shifts."""
-    confidence: float
-    """Sync-C: the median over the shifts minus the smallest."""
-    offset: float
-    """Shift of the smallest distance, in frames at 25 per second; positive: the audio leads."""
-    valid_distance: float
-    """Sync-D without audio beyond the ends of the clip, in place of zeros there; NaN for up to 15 windows."""
-    valid_confidence: float
-    """Sync-C without audio beyond the ends of the clip; NaN for up to 15 windows."""
-    distance_per_window: Tensor
-    """(N,) distance of each window at the offset; NaN where the shifted audio lies beyond the clip."""
-
-
-def sync_scores(video_features: Tensor, audio_features: Tensor) -> SyncScores:
-    """Computes the scores from the (N, 1024) video features and (N, 1024) audio features of the same N windows.
-
-    dbar_j = mean_i || video_i - audio_(i + j - 15) + 1e-6 ||, j = 0..30, with zeros for audio beyond the ends. These
-    zeros bias the confidence depending on the clip's length: compare equal lengths only.
-    """
-    count = len(video_features)
-    indices = torch.arange(count)[:, None] + torch.arange(2 * MAX_SHIFT + 1)[None] - MAX_SHIFT  # (N, 31)
-    padded = pad(audio_features, (0, 0, MAX_SHIFT, MAX_SHIFT))
-    distances = (video_features[:, None] - padded[indices + MAX_SHIFT] + 1e-6).norm(dim=-1)
-    inside = torch.where((indices >= 0) & (indices < count), distances, torch.nan)
-    mean, valid = distances.mean(dim=0), inside.nanmean(dim=0)
-    best = int(mean.argmin())
-    return SyncScores(
-        float(mean[best]),
-        float(mean.median() - mean[best]),
-        float(MAX_SHIFT - best),
-        float(valid.min()) if count > MAX_SHIFT else np.nan,
-        float(valid.median() - valid.min()) if count > MAX_SHIFT else np.nan,
-        inside[:, best],
-    )
+from fantasytalking.perception.syncnet.mfcc import mfcc
+from fantasytalking.perception.syncnet.sync_distance import sync_scores
+from fantasytalking.perception.syncnet.syncnet_input import SYNCNET_FPS, count_windows, syncnet_crops, to_int16
+from fantasytalking.perception.syncnet.syncnet_model import SYNCNET_WINDOW_FRAMES, SyncNet, window_features
 
 
 @register_metric(rank=30)
@@ -104,7 +59,7 @@ class SyncNetMetric(Metric):
         if count < 1 or not video.has_face:
             return _missing_measurement()
         cepstra = torch.from_numpy(mfcc(to_int16(video.audio)))
-        frames = torch.from_numpy(syncnet_crops(video))
+        frames = torch.from_numpy(syncnet_crops(video.frames, video.times, video.fps, video.track))
         scores = sync_scores(*window_features(self._network, frames, cepstra, count))
         times = (np.arange(count) + SYNCNET_WINDOW_FRAMES / 2) / SYNCNET_FPS
         record = dict(zip(_SCALARS, map(np.array, (*scores[:5], float(count))), strict=True))
@@ -124,12 +79,12 @@ _SCALARS = ("sync_d", "sync_c", "sync_offset", "sync_d_valid", "sync_c_valid", "
 
 
 def _count_windows(video: EvaluationClip) -> int:
-    """Returns min(frames, samples // 640) - 5, as the authors count; 0 without audio."""
+    """Returns the number of windows; 0 without audio."""
     try:
         samples = len(video.audio)
     except InputError:
         return 0
-    return min(round(len(video.frames) / video.fps * SYNCNET_FPS), samples // SAMPLES_PER_FRAME) - SYNCNET_WINDOW_FRAMES
+    return count_windows(len(video.frames), video.fps, samples)
 
 
 def _missing_measurement() -> Measurement:

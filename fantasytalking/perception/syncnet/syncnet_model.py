@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from fantasytalking.evaluation.networks.loading import load_strict, module_device
+from fantasytalking.common.network_file import load_strict, module_device
 
 SYNCNET_WINDOW_FRAMES, SYNCNET_WINDOW_COLUMNS, SYNCNET_CEPSTRA = 5, 20, 13
 """Frames of a window at 25 per second, MFCC columns at 100 per second, and coefficients per column."""
