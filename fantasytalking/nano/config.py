@@ -100,6 +100,11 @@ class ExtendedVideosConfig:
     """With `max_words`: each utterance has that many words, drawn from all training sentences, often in two parts with
     a pause between them. None: sentences, and shuffled sentences."""
     max_words: int | None = field(default=None, metadata=ADDED_LATER)
+    coupling: float = field(default=0.0, metadata=ADDED_LATER)
+    """How far heads, shoulders and the light of the scene follow stress and phrases of the speech, in [0, 1]."""
+    idle_seconds: float | None = field(default=None, metadata=ADDED_LATER)
+    """Duration of videos in which nobody speaks and everybody moves: for a base that has never seen speech. None: the
+    videos have utterances."""
     framing: FramingConfig | None = field(default=None, metadata=ADDED_LATER)
     """Framings of the videos. None: centered, at the build's `zoom`."""
 
@@ -120,7 +125,7 @@ class ExtendedVideosConfig:
         known = FURTHER_TRAINING_IDENTITIES if self.first_identity >= len(TRAINING_IDENTITIES) else TRAINING_IDENTITIES
         limits: dict[str, tuple[float, float]] = {"first_identity": (known[0], known[-1])}
         limits |= {"num_identities": (1, known.stop - self.first_identity), "utterances_per_person": (1, 200)}
-        limits |= {"rest_interval": (1, 1000), "rest_seconds": (0.1, 10)}
+        limits |= {"rest_interval": (1, 1000), "rest_seconds": (0.1, 10), "coupling": (0, 1), "idle_seconds": (0.5, 60)}
         if self.min_words is not None:
             limits |= {"min_words": (1, 40), "max_words": (self.min_words, 40)}
         check_ranges(self, limits, "extended_videos.")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.media import read_audio, read_video
 from fantasytalking.nano.config import ExtendedVideosConfig, FramingConfig
 from fantasytalking.nano.corpora import unique_utterances
@@ -20,6 +21,7 @@ from fantasytalking.nano.corpora.video_corpus import training_sentences
 from fantasytalking.perception.face_track import track_faces
 from fantasytalking.perception.landmark_measures import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 from fantasytalking.portrait_world.render.camera import MIN_ZOOM, Camera
+from tests.helpers.errors import raises_input_error
 
 WORDS = ExtendedVideosConfig(
     first_identity=4, num_identities=2, utterances_per_person=1, rest_interval=5, rest_seconds=1.2
@@ -120,3 +122,21 @@ def test_the_ground_truth_places_the_person_where_mediapipe_sees_it(tmp_path: Pa
     for feature, landmarks in enumerate(([78, 308, 13, 14], LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS)):
         seen = track.landmarks[:, landmarks, :2].mean(axis=1)
         assert np.abs(seen - centers[:, feature]).max() < 5  # of 128 pixels
+
+
+def test_corpora_of_people_who_do_not_speak_and_of_coupled_scenes(tmp_path: Path) -> None:
+    idle = ExtendedVideosConfig(1_000_000, 1, 1, rest_interval=7, idle_seconds=0.6, framing=FramingConfig())
+    idle.validate()
+    render_extended_videos(idle, tmp_path / "idle", 96, seed=0, processes=1)
+    (folder,) = (tmp_path / "idle").glob("id*")
+    truth = json.loads((folder / "truth.json").read_text())
+    assert truth["text"] == "" and len(truth["frames"]) == 15
+    assert np.abs(read_audio(folder / "speech.wav", sample_rate=RATE)).max() == 0
+    coupled = ExtendedVideosConfig(1_000_000, 1, 1, rest_interval=7, min_words=1, max_words=1, coupling=0.8)
+    render_extended_videos(coupled, tmp_path / "coupled", 96, seed=0, processes=1)
+    assert json.loads((tmp_path / "coupled" / "corpus.json").read_text())["coupling"] == 0.8
+    video = read_video(next((tmp_path / "coupled").glob("id*/video.mp4"))).frames
+    corner = video[:, :12, :12].reshape(len(video), -1).mean(axis=1)
+    assert corner.std() > 2  # the light of the scene changes, where nobody is
+    with raises_input_error(ErrorCode.out_of_range, "extended_videos.coupling", 2):
+        ExtendedVideosConfig(coupling=2).validate()
