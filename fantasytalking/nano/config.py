@@ -19,7 +19,7 @@ from fantasytalking.nano.trainers.config import (
 )
 from fantasytalking.portrait_world.corpus.group_scene import MAX_GROUP_PEOPLE
 from fantasytalking.portrait_world.people.identity import FURTHER_TRAINING_IDENTITIES, TRAINING_IDENTITIES
-from fantasytalking.portrait_world.render.camera import MAX_ZOOM, MIN_ZOOM
+from fantasytalking.portrait_world.render.camera import MAX_ZOOM, MIN_ZOOM, Camera
 from fantasytalking.portrait_world.render.scene_layout import PersonPlacement
 
 MAX_PIPELINE_BYTES = 40_000_000
@@ -51,6 +51,10 @@ class VideosConfig:
         check_ranges(self, limits | {"num_held_out": (1, 60)}, "videos.")
 
 
+CHIN_Y, MAX_CHIN_FRACTION = -0.95, 0.95
+"""Height of an average chin in head units, and its lowest position in a random framing, in image heights."""
+
+
 @dataclass
 class FramingConfig:
     """Range of the framings of videos, from which each video draws its own."""
@@ -63,7 +67,8 @@ class FramingConfig:
     """Largest distance of the head from the middle, to either side, in image heights; at small magnifications less, so
     that the ends of the shoulders are not visible."""
     max_y: float = 0.05
-    """Largest distance of the head from its default position, up or down, in image heights."""
+    """Largest distance of the head from its default position, up or down, in image heights; at large magnifications it
+    is moved down less, so that the chin of a resting head is visible."""
 
     def validate(self) -> None:
         """Validates the ranges of all numbers.
@@ -78,7 +83,9 @@ class FramingConfig:
         """Draws a framing, rounded as in truth.json."""
         zoom = float(np.exp(random.uniform(np.log(self.min_zoom), np.log(self.max_zoom))))
         limit = min(self.max_x, (zoom / MIN_ZOOM - 1) / 2)
-        x, y = random.uniform(-limit, limit), random.uniform(-self.max_y, self.max_y)
+        chin = Camera.portrait(1, 1, zoom).project(np.array([[0.0, CHIN_Y, 0.0]], np.float32))[0, 1]
+        x = random.uniform(-limit, limit)
+        y = random.uniform(-self.max_y, max(-self.max_y, min(self.max_y, MAX_CHIN_FRACTION - float(chin))))
         return PersonPlacement(round(x, 4), round(y, 4), round(zoom, 4))
 
 

@@ -100,6 +100,8 @@ def test_framings_are_within_their_range_and_hide_the_ends_of_the_shoulders() ->
     for one in drawn:
         assert 0.5 + abs(one.x) <= 0.5 * one.zoom / MIN_ZOOM + 1e-3
     assert max(abs(one.x) for one in drawn) > 0.17
+    large = [FramingConfig(1.44, 1.45).draw(np.random.default_rng(number)) for number in range(50)]
+    assert min(one.y for one in large) < -0.04 and max(one.y for one in large) < 0.01, "chins are not cut off"
 
 
 def test_the_ground_truth_places_the_person_where_mediapipe_sees_it(tmp_path: Path) -> None:
