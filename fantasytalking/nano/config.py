@@ -270,6 +270,14 @@ class BuildConfig:
             value = getattr(self, name)
             if value is not None and (value % NANO_GEOMETRY.token_pixels or not 32 <= value <= 512):
                 raise out_of_range(name, value, "a multiple of 16, from 32 to 512")
+        if self.vae.extended_people > self.extended_videos.num_identities:
+            raise InputError(
+                f"vae.extended_people is {self.vae.extended_people}; it must be at most extended_videos."
+                f"num_identities, which is {self.extended_videos.num_identities}",
+                code=ErrorCode.conflict,
+                field="vae.extended_people",
+                value=self.vae.extended_people,
+            )
         for name in ("crop_size", "long_crop_size"):
             value = getattr(self.vae, name)
             if value > self.image_size:

@@ -1,16 +1,19 @@
 """Tests of the extended corpus: unique utterances, and rest after some of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.media import read_audio, read_video
-from fantasytalking.nano.config import ExtendedVideosConfig, FramingConfig
+from fantasytalking.nano.config import BuildConfig, ExtendedVideosConfig, FramingConfig
+from fantasytalking.nano.context import BuildContext
 from fantasytalking.nano.corpora import unique_utterances
-from fantasytalking.nano.corpora.frame_store import project_features
+from fantasytalking.nano.corpora.frame_store import open_frame_store, project_features
 from fantasytalking.nano.corpora.unique_utterances import (
     UniqueUtterancesPlan,
     compose_utterance,
@@ -18,6 +21,7 @@ from fantasytalking.nano.corpora.unique_utterances import (
     vary_sentence,
 )
 from fantasytalking.nano.corpora.video_corpus import training_sentences
+from fantasytalking.nano.steps.extended_corpus import make_extended_videos, render_first_people
 from fantasytalking.perception.face_track import track_faces
 from fantasytalking.perception.landmark_measures import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 from fantasytalking.portrait_world.render.camera import MIN_ZOOM, Camera
@@ -142,3 +146,16 @@ def test_corpora_of_people_who_do_not_speak_and_of_coupled_scenes(tmp_path: Path
     assert corner.std() > 2  # the light of the scene changes, where nobody is
     with raises_input_error(ErrorCode.out_of_range, "extended_videos.coupling", 2):
         ExtendedVideosConfig(coupling=2).validate()
+
+
+def test_the_first_people_are_those_that_the_whole_corpus_has(tmp_path: Path) -> None:
+    words = ExtendedVideosConfig(4, 2, 1, rest_interval=7, min_words=1, max_words=1)
+    config = load_config(BuildConfig, CONFIGS_FOLDER / "nano" / "build_smoke.yaml", [f"work_dir={tmp_path}"])
+    context = BuildContext(replace(config, extended_videos=words, num_processes=1), tmp_path / "nano")
+    (first,) = render_first_people(context, 1)
+    assert first.parent.name == "id0004_s0000"
+    modified = first.stat().st_mtime_ns
+    assert make_extended_videos(context) == {"videos": 2}
+    assert first.stat().st_mtime_ns == modified and render_first_people(context, 1) == [first]
+    store = open_frame_store(first.parent.parent, tmp_path / "store", [first])
+    assert len(store) == 3 and store.video_length(2) == store.video_length(0)
