@@ -186,7 +186,8 @@ def _fingerprint(step: BuildStep, config: BuildConfig, upstream: dict[str, str])
     """Returns a hash of the settings that determine a step's result, including those of the steps it depends on."""
     # Videos do not depend on the components, so that builds with and without pretrained components share them.
     always = ("seed", "model") if step.name == "videos" else ("seed", "model", "pretrained_components")
-    chosen = {name: _plain_settings(getattr(config, name)) for name in (*step.settings, *always)}
+    extended = ("extended_videos", "image_size", "zoom") if step.name == "vae" and config.vae.extended_people else ()
+    chosen = {name: _plain_settings(getattr(config, name)) for name in (*step.settings, *extended, *always)}
     # Under the keys of earlier releases, so that steps completed before keys were renamed still count as completed.
     settings = [restore_old_keys(BuildConfig, chosen), [upstream[name] for name in step.depends_on]]
     text = json.dumps(settings, sort_keys=True, default=_enum_value)

@@ -19,7 +19,7 @@ from fantasytalking.nano.trainers.config import (
 )
 from fantasytalking.portrait_world.corpus.group_scene import MAX_GROUP_PEOPLE
 from fantasytalking.portrait_world.people.identity import FURTHER_TRAINING_IDENTITIES, TRAINING_IDENTITIES
-from fantasytalking.portrait_world.render.camera import MAX_ZOOM, MIN_ZOOM
+from fantasytalking.portrait_world.render.camera import MAX_ZOOM, MIN_ZOOM, Camera
 from fantasytalking.portrait_world.render.scene_layout import PersonPlacement
 
 MAX_PIPELINE_BYTES = 40_000_000
@@ -51,6 +51,10 @@ class VideosConfig:
         check_ranges(self, limits | {"num_held_out": (1, 60)}, "videos.")
 
 
+CHIN_Y, MAX_CHIN_FRACTION = -0.95, 0.95
+"""Height of an average chin in head units, and its lowest position in a random framing, in image heights."""
+
+
 @dataclass
 class FramingConfig:
     """Range of the framings of videos, from which each video draws its own."""
@@ -63,7 +67,8 @@ class FramingConfig:
     """Largest distance of the head from the middle, to either side, in image heights; at small magnifications less, so
     that the ends of the shoulders are not visible."""
     max_y: float = 0.05
-    """Largest distance of the head from its default position, up or down, in image heights."""
+    """Largest distance of the head from its default position, up or down, in image heights; at large magnifications it
+    is moved down less, so that the chin of a resting head is visible."""
 
     def validate(self) -> None:
         """Validates the ranges of all numbers.
@@ -78,7 +83,9 @@ class FramingConfig:
         """Draws a framing, rounded as in truth.json."""
         zoom = float(np.exp(random.uniform(np.log(self.min_zoom), np.log(self.max_zoom))))
         limit = min(self.max_x, (zoom / MIN_ZOOM - 1) / 2)
-        x, y = random.uniform(-limit, limit), random.uniform(-self.max_y, self.max_y)
+        chin = Camera.portrait(1, 1, zoom).project(np.array([[0.0, CHIN_Y, 0.0]], np.float32))[0, 1]
+        x = random.uniform(-limit, limit)
+        y = random.uniform(-self.max_y, max(-self.max_y, min(self.max_y, MAX_CHIN_FRACTION - float(chin))))
         return PersonPlacement(round(x, 4), round(y, 4), round(zoom, 4))
 
 
@@ -100,6 +107,11 @@ class ExtendedVideosConfig:
     """With `max_words`: each utterance has that many words, drawn from all training sentences, often in two parts with
     a pause between them. None: sentences, and shuffled sentences."""
     max_words: int | None = field(default=None, metadata=ADDED_LATER)
+    coupling: float = field(default=0.0, metadata=ADDED_LATER)
+    """How far heads, shoulders and the light of the scene follow stress and phrases of the speech, in [0, 1]."""
+    idle_seconds: float | None = field(default=None, metadata=ADDED_LATER)
+    """Duration of videos in which nobody speaks and everybody moves: for a base that has never seen speech. None: the
+    videos have utterances."""
     framing: FramingConfig | None = field(default=None, metadata=ADDED_LATER)
     """Framings of the videos. None: centered, at the build's `zoom`."""
 
@@ -120,7 +132,7 @@ class ExtendedVideosConfig:
         known = FURTHER_TRAINING_IDENTITIES if self.first_identity >= len(TRAINING_IDENTITIES) else TRAINING_IDENTITIES
         limits: dict[str, tuple[float, float]] = {"first_identity": (known[0], known[-1])}
         limits |= {"num_identities": (1, known.stop - self.first_identity), "utterances_per_person": (1, 200)}
-        limits |= {"rest_interval": (1, 1000), "rest_seconds": (0.1, 10)}
+        limits |= {"rest_interval": (1, 1000), "rest_seconds": (0.1, 10), "coupling": (0, 1), "idle_seconds": (0.5, 60)}
         if self.min_words is not None:
             limits |= {"min_words": (1, 40), "max_words": (self.min_words, 40)}
         check_ranges(self, limits, "extended_videos.")
@@ -258,6 +270,14 @@ class BuildConfig:
             value = getattr(self, name)
             if value is not None and (value % NANO_GEOMETRY.token_pixels or not 32 <= value <= 512):
                 raise out_of_range(name, value, "a multiple of 16, from 32 to 512")
+        if self.vae.extended_people > self.extended_videos.num_identities:
+            raise InputError(
+                f"vae.extended_people is {self.vae.extended_people}; it must be at most extended_videos."
+                f"num_identities, which is {self.extended_videos.num_identities}",
+                code=ErrorCode.conflict,
+                field="vae.extended_people",
+                value=self.vae.extended_people,
+            )
         for name in ("crop_size", "long_crop_size"):
             value = getattr(self.vae, name)
             if value > self.image_size:

@@ -65,6 +65,11 @@ class BuildContext:
         return self.work_dir / "more_corpus"
 
     @property
+    def extended_videos(self) -> Path:
+        """Folder of the videos of these people."""
+        return self.work_dir / "videos_more"
+
+    @property
     def expression_encoder(self) -> Path:
         """Folder of the expression encoder, trained or pretrained. It is not in `components`, which `pack` copies."""
         finished = self.config.pretrained_components

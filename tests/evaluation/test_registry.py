@@ -16,7 +16,7 @@ REPORT_ORDER = [
     *("fid", "fvd", "syncnet", "mouth_truth", "expression_truth", "expression_truth_nano", "leakage", "leakage_nano"),
     *("csim", "csim_nano", "idc", "es_arcface", "raft", "dis", "aesthetic", "lpips", "psnr", "ssim", "lmd", "pose"),
     *("gaze", "aed", "apd", "theval_score", "theval", "envelope", "motion", "blinks", "flicker", "first_frame"),
-    *("colour", "real_time", "face_fraction"),
+    *("colour", "real_time", "face_fraction", "face_detail"),
 ]
 
 NEW_METRIC = '''

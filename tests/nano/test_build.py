@@ -86,6 +86,7 @@ def test_a_nonempty_output_folder_is_rejected_before_the_first_step(tmp_path: Pa
         ("vae.crop_size", 200, ErrorCode.out_of_range, "multiple of 16"),
         ("vae.crop_size", 112, ErrorCode.conflict, "at most image_size, which is 96"),
         ("vae.clip_frames", 7, ErrorCode.out_of_range, "1 + 4k"),
+        ("vae.extended_people", 2, ErrorCode.conflict, "at most extended_videos.num_identities"),
         ("videos.num_identities", 1001, ErrorCode.out_of_range, "1 to 1000"),
         ("device", "tpu", ErrorCode.invalid_choice, "auto, cpu or cuda"),
         ("text_image_encoder.image_size", 100, ErrorCode.conflict, "multiple of text_image_encoder.patch_size"),

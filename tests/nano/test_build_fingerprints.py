@@ -82,6 +82,13 @@ def test_pipeline_settings_change_all_training_steps() -> None:
     assert changed_steps(changed) == ["base", "stage1", "stage2", *AFTER_PEOPLE]
 
 
+def test_a_vae_of_extended_videos_depends_on_them() -> None:
+    further = replace(RECIPE, vae=replace(RECIPE.vae, extended_people=3))
+    changed = replace(further, extended_videos=replace(RECIPE.extended_videos, rest_seconds=1.0))
+    before, after = fingerprints(further), fingerprints(changed)
+    assert before["vae"] != after["vae"] and before["videos"] == after["videos"]
+
+
 def test_extended_corpus_settings_change_the_last_steps() -> None:
     changed = replace(RECIPE, extended_videos=replace(RECIPE.extended_videos, num_identities=5))
     assert changed_steps(changed) == ["more_videos", "more_prepare", *AFTER_PEOPLE[1:]]

@@ -1,7 +1,7 @@
 """Memory-mapped store of all frames of a folder of portrait-world videos, with the positions of mouth and eyes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -47,10 +47,11 @@ class FrameStore:
         return self.video_starts[video + 1] - self.video_starts[video]
 
 
-def open_frame_store(videos: Path, folder: Path) -> FrameStore:
-    """Opens the store of all videos below `videos`; if `folder` does not exist, the videos are decoded into it."""
+def open_frame_store(videos: Path, folder: Path, further: Sequence[Path] = ()) -> FrameStore:
+    """Opens the store of all videos below `videos` and of the files `further`; if `folder` does not exist, they are
+    decoded into it."""
     if not folder.is_dir():
-        paths = sorted(videos.rglob("video.mp4"))
+        paths = [*sorted(videos.rglob("video.mp4")), *further]
         assert paths, f"no videos below {videos}"
         with atomic_write(folder) as temporary:
             temporary.mkdir()

@@ -46,9 +46,11 @@ class UniqueUtterancesPlan(CorpusPlan):
     videos_config: ExtendedVideosConfig = field(default_factory=ExtendedVideosConfig)
 
     def settings(self) -> dict[str, object]:
-        """Returns the settings that all clips share, with the range of their framings if each has its own."""
-        framing = self.videos_config.framing
-        return super().settings() | ({} if framing is None else {"framing": asdict(framing)})
+        """Returns the settings that all clips share, with those of framing and motion that are not the default."""
+        config = self.videos_config
+        chosen: dict[str, object] = {"framing": asdict(config.framing) if config.framing is not None else None}
+        chosen |= {"coupling": config.coupling or None, "idle_seconds": config.idle_seconds}
+        return super().settings() | {name: value for name, value in chosen.items() if value is not None}
 
     def clips(self) -> Iterator[ClipPlan]:
         """Yields one plan per clip, person by person."""
@@ -63,7 +65,19 @@ class UniqueUtterancesPlan(CorpusPlan):
                     text = compose_utterance(self.sentences, count, random)
                 rest = config.rest_seconds if number == config.utterances_per_person else 0.0
                 placement = config.framing.draw(random) if config.framing is not None else None
-                yield ClipPlan(identity, number, text, self.seed, self.expression, self.body, rest, placement)
+                idle = config.idle_seconds
+                yield ClipPlan(
+                    identity,
+                    number,
+                    "" if idle is not None else text,
+                    self.seed,
+                    self.expression,
+                    self.body,
+                    rest,
+                    config.coupling,
+                    idle,
+                    placement,
+                )
 
 
 def render_extended_videos(

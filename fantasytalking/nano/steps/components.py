@@ -19,6 +19,7 @@ from fantasytalking.nano.corpora.speech_dataset import (
 )
 from fantasytalking.nano.corpora.video_corpus import plan_held_out_parts, plan_training_parts, render_videos
 from fantasytalking.nano.pack import write_pipeline
+from fantasytalking.nano.steps.extended_corpus import render_first_people
 from fantasytalking.nano.trainers.audio_encoder import AudioEncoderTask, save_audio_encoder, token_accuracy
 from fantasytalking.nano.trainers.base_transformer import write_fresh_base, write_trained_base
 from fantasytalking.nano.trainers.component_trainer import report_values, train_component
@@ -51,7 +52,8 @@ def make_training_videos(context: BuildContext) -> dict[str, Any]:
 def train_vae(context: BuildContext) -> dict[str, Any]:
     """Trains the component `vae` and measures the mean and standard deviation of its latents."""
     config, seed, folder = context.config.vae, context.config.seed, context.step_folder("vae")
-    frames = open_frame_store(context.work_dir / "videos", folder / "frame_store")
+    further = render_first_people(context, config.extended_people) if config.extended_people else ()
+    frames = open_frame_store(context.work_dir / "videos", folder / "frame_store", further)
     task = VideoVaeTask(config, frames, seed, context.device)
     report = train_component(task, config.fit, folder, context.device, seed)
     mean, deviation = set_latent_statistics(task.model, frames, min(STATISTICS_CLIPS, 2 * len(frames)), seed)

@@ -93,6 +93,8 @@ class VaeTraining:
     """Weight of the absolute error of differences between neighboring frames, relative to that of pixels: short motion
     such as blinks is lost first where four frames share a latent."""
     kl_weight: float = 1e-5
+    extended_people: int = field(default=0, metadata=ADDED_LATER)
+    """Number of people of the build's `extended_videos`, from the first on, whose videos are trained on as well."""
     fit: ComponentTrainingConfig = field(default_factory=ComponentTrainingConfig)
 
     def validate(self) -> None:
@@ -109,7 +111,8 @@ class VaeTraining:
             value = getattr(self, name)
             if value < NANO_GEOMETRY.token_pixels or value % NANO_GEOMETRY.token_pixels:
                 raise out_of_range(f"vae.{name}", value, f"a multiple of {NANO_GEOMETRY.token_pixels}")
-        check_ranges(self, {"full_frame_interval": (2, 1000), "latent_channels": (4, 128)}, "vae.")
+        limits = {"full_frame_interval": (2, 1000), "latent_channels": (4, 128), "extended_people": (0, 1_000_000)}
+        check_ranges(self, limits, "vae.")
         if self.spatial_stride not in SPATIAL_STRIDES or len(self.dim_mult) < 3:
             raise InputError(
                 f"vae.patch_size {self.patch_size} and the {len(self.dim_mult)} levels of vae.dim_mult do not compress "

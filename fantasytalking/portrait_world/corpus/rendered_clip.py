@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from fantasytalking import media
 from fantasytalking.common.files import atomic_write
 from fantasytalking.media import write_image, write_video
-from fantasytalking.portrait_world.motion.animation import WORLD_FPS, Animation, animate_speech
+from fantasytalking.portrait_world.motion.animation import (
+    WORLD_FPS,
+    Animation,
+    animate_idle,
+    animate_speech,
+    frame_count,
+)
 from fantasytalking.portrait_world.motion.frame_state import NEUTRAL, FaceState
 from fantasytalking.portrait_world.people.identity import Identity
 from fantasytalking.portrait_world.render.backdrop import make_backdrop
@@ -20,9 +26,17 @@ from fantasytalking.portrait_world.render.camera import scale_shifts_for_zoom
 from fantasytalking.portrait_world.render.person_mesh import PersonMesh
 from fantasytalking.portrait_world.render.scene import PlacedPerson, render_scene, supersampling_factor
 from fantasytalking.portrait_world.render.scene_layout import PersonPlacement
-from fantasytalking.portrait_world.speech.synthesis import Speech, Voice, pad_with_silence, synthesize_speech
+from fantasytalking.portrait_world.speech.synthesis import (
+    Speech,
+    Voice,
+    pad_with_silence,
+    silent_speech,
+    synthesize_speech,
+)
 
 TRUTH_DIGITS = 5
+IDLE_SAMPLE_RATE = 22050
+"""Samples per second of the silence of people who do not speak, that of eSpeak NG."""
 TRUTH_FIELDS = ("yaw", "pitch", "roll", "x", "y", "blink", "brow", "smile", "gaze_x", "gaze_y")
 
 
@@ -41,6 +55,10 @@ class ClipPlan:
     """Intensity of head and shoulder motion in [0, 1]. None: drawn at random."""
     rest_seconds: float = 0.0
     """Seconds of silence after the sentence."""
+    coupling: float = 0.0
+    """How far head, shoulders and light follow the speech, in [0, 1]."""
+    idle_seconds: float | None = None
+    """Seconds of somebody who does not speak; `text` is then empty. None: the text is spoken."""
     placement: PersonPlacement | None = None
     """Place and magnification of the person. None: centered at the zoom of the corpus."""
 
@@ -76,10 +94,11 @@ class PortraitRenderer:
         self.person = PersonMesh(identity, camera.scale)
         self._placements = (PlacedPerson(self.person, camera),)
 
-    def frame(self, state: FaceState) -> NDArray[np.uint8]:
-        """Renders one frame: (size, size, 3) uint8 RGB."""
+    def frame(self, state: FaceState, light: float = 0.0) -> NDArray[np.uint8]:
+        """Renders one frame: (size, size, 3) uint8 RGB; `light` is the relative change of the backdrop's brightness."""
+        backdrop = self._backdrop * np.float32(1 + light) if light else self._backdrop
         return render_scene(
-            self._backdrop, self._placements, (scale_shifts_for_zoom(state, self.zoom),), (self.size, self.size)
+            backdrop, self._placements, (scale_shifts_for_zoom(state, self.zoom),), (self.size, self.size)
         )
 
     def portrait(self) -> NDArray[np.uint8]:
@@ -88,7 +107,8 @@ class PortraitRenderer:
 
     def frames(self, animation: Animation) -> Iterator[NDArray[np.uint8]]:
         """Yields all frames of an animation."""
-        return (self.frame(state) for state in animation.states)
+        light = animation.light or (0.0,) * len(animation.states)
+        return (self.frame(state, level) for state, level in zip(animation.states, light, strict=True))
 
 
 @dataclass(frozen=True)
@@ -120,9 +140,11 @@ def sample_performance_style(
     return PerformanceStyle(drawn[0] if expression is None else expression, drawn[1] if body is None else body, voice)
 
 
-def perform_speech(speech: Speech, style: PerformanceStyle, random: np.random.Generator) -> Performance:
-    """Animates speech in a given style."""
-    animation = animate_speech(speech, style.expression, style.body, random)
+def perform_speech(
+    speech: Speech, style: PerformanceStyle, random: np.random.Generator, coupling: float = 0.0
+) -> Performance:
+    """Animates speech in a given style; `coupling` as in `animate_speech`."""
+    animation = animate_speech(speech, style.expression, style.body, random, coupling)
     return Performance(speech, animation, round(style.expression, TRUTH_DIGITS), round(style.body, TRUTH_DIGITS))
 
 
@@ -130,8 +152,13 @@ def perform_plan(identity: Identity, plan: ClipPlan) -> Performance:
     """Synthesizes the speech and motion of a plan, with random values where the plan has None; deterministic."""
     random = np.random.default_rng([plan.seed, plan.identity, plan.sentence])
     style = sample_performance_style(identity, plan.expression, plan.body, random)
+    if plan.idle_seconds is not None:
+        animation = animate_idle(frame_count(plan.idle_seconds), style.expression, style.body, random)
+        silence = silent_speech(plan.idle_seconds, IDLE_SAMPLE_RATE)
+        return Performance(silence, animation, round(style.expression, TRUTH_DIGITS), round(style.body, TRUTH_DIGITS))
     speech = synthesize_speech(plan.text, style.voice)
-    return perform_speech(pad_with_silence(speech, 0.0, speech.seconds + plan.rest_seconds), style, random)
+    padded = pad_with_silence(speech, 0.0, speech.seconds + plan.rest_seconds)
+    return perform_speech(padded, style, random, plan.coupling)
 
 
 def ground_truth_frames(person: PersonMesh, animation: Animation) -> list[dict[str, Any]]:

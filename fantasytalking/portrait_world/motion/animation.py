@@ -5,6 +5,7 @@ proportion. Random motion is scaled to a fixed strength over each clip, so that 
 not on chance or the sentence.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,11 @@ SHOULDER_SWING_RMS = {"shoulder_x": 0.012, "shoulder_y": 0.010, "shoulder_roll":
 SWING_SECONDS = {"yaw": 0.42, "pitch": 0.34, "roll": 0.45, "x": 0.5, "y": 0.4}
 MIN_BODY_MOTION = 0.04  # fraction of it at body intensity 0
 MAX_HEAD_POSE = {"yaw": 0.42, "pitch": 0.22, "roll": 0.20, "x": 0.05, "y": 0.03}
+# Wave of the speech that each of them follows where scenes are coupled to speech.
+SPEECH_MOTION = {"yaw": "turn", "pitch": "stress", "roll": "phrase", "x": "turn", "y": "stress"}
+SPEECH_MOTION |= {"shoulder_x": "turn", "shoulder_y": "phrase", "shoulder_roll": "phrase"}
+LIGHT_SWING = 0.35  # largest relative change of the backdrop's brightness
+IDLE_MOUTH_OPEN = 0.3
 # Standard deviations over a clip of the mouth's opening and width, at expression intensity 0 and 1.
 MOUTH_OPEN_DEVIATION, MOUTH_WIDTH_DEVIATION = (0.140, 0.285), (0.09, 0.50)
 
@@ -34,6 +40,8 @@ class Animation:
 
     states: tuple[FaceState, ...]
     phonemes: tuple[str, ...]
+    light: tuple[float, ...] = ()
+    """Change of the backdrop's brightness per frame, relative to its usual one. Empty: none."""
 
 
 def frame_count(seconds: float) -> int:
@@ -41,7 +49,9 @@ def frame_count(seconds: float) -> int:
     return max(1, round(seconds * WORLD_FPS))
 
 
-def animate_speech(speech: Speech, expression: float, body: float, random: np.random.Generator) -> Animation:
+def animate_speech(
+    speech: Speech, expression: float, body: float, random: np.random.Generator, coupling: float = 0.0
+) -> Animation:
     """Animates speech.
 
     Args:
@@ -49,17 +59,45 @@ def animate_speech(speech: Speech, expression: float, body: float, random: np.ra
         expression: intensity of facial motion in [0, 1].
         body: intensity of head and shoulder motion in [0, 1].
         random: random generator of all motion that the speech does not determine.
+        coupling: how far head, shoulders and the light of the scene follow stress and phrases of the speech, in [0, 1].
+            At 0, which is the default, they move at random, but for the nods.
     """
     count = frame_count(speech.seconds)
     times = (np.arange(count) + 0.5) / WORLD_FPS
     loud = speech_loudness(speech.samples, speech.sample_rate, times)
     tracks = _mouth_tracks(speech, times, loud, expression)
-    tracks |= _head_and_shoulder_tracks(count, loud, body, random)
-    tracks |= _face_tracks(count, loud, expression, random)
-    tracks["gaze_x"], tracks["gaze_y"] = _gaze_tracks(count, tracks["yaw"], tracks["pitch"], expression, random)
-    states = tuple(FaceState(**{name: float(track[frame]) for name, track in tracks.items()}) for frame in range(count))
+    tracks |= _head_and_shoulder_tracks(count, loud, body, random, coupling)
     symbols = tuple(_phoneme_at(speech, time) for time in times)
-    return Animation(states, symbols)
+    light = tuple((LIGHT_SWING * coupling * np.tanh(_speech_waves(loud)["phrase"])).tolist()) if coupling else ()
+    return Animation(_states(tracks, loud, expression, random), symbols, light)
+
+
+def animate_idle(count: int, expression: float, body: float, random: np.random.Generator) -> Animation:
+    """Animates somebody who does not speak: face, head and shoulders move, and the lips part slowly at times.
+
+    Args:
+        count: number of frames.
+        expression: intensity of facial motion in [0, 1].
+        body: intensity of head and shoulder motion in [0, 1].
+        random: random generator.
+    """
+    silence = np.zeros(count)
+    tracks = {
+        "mouth_open": IDLE_MOUTH_OPEN * expression * np.maximum(smooth_random_wave(random, count, 0.5) - 0.5, 0),
+        "mouth_width": np.clip(0.4 * expression * smooth_random_wave(random, count, 0.5), -1, 1),
+    }
+    tracks |= _head_and_shoulder_tracks(count, silence, body, random)
+    return Animation(_states(tracks, silence, expression, random), ("_",) * count)
+
+
+def _states(
+    tracks: dict[str, MotionTrack], loudness: MotionTrack, expression: float, random: np.random.Generator
+) -> tuple[FaceState, ...]:
+    """Adds the motion of the upper face and the eyes to the tracks of mouth, head and shoulders."""
+    count = len(loudness)
+    tracks = tracks | _face_tracks(count, loudness, expression, random)
+    tracks["gaze_x"], tracks["gaze_y"] = _gaze_tracks(count, tracks["yaw"], tracks["pitch"], expression, random)
+    return tuple(FaceState(**{name: float(track[frame]) for name, track in tracks.items()}) for frame in range(count))
 
 
 def _mouth_tracks(
@@ -88,21 +126,34 @@ def _scale_to_deviation(track: MotionTrack, deviations: tuple[float, float], exp
 
 
 def _head_and_shoulder_tracks(
-    count: int, loudness: MotionTrack, body: float, random: np.random.Generator
+    count: int, loudness: MotionTrack, body: float, random: np.random.Generator, coupling: float = 0.0
 ) -> dict[str, MotionTrack]:
     strength = MIN_BODY_MOTION + (1 - MIN_BODY_MOTION) * body
+    spoken = _speech_waves(loudness) if coupling else {}
+
+    def coupled(name: str, wave: MotionTrack) -> MotionTrack:
+        return math.sqrt(1 - coupling**2) * wave + coupling * spoken[SPEECH_MOTION[name]] if coupling else wave
+
     tracks = {}
     for name, swing in HEAD_SWING_RMS.items():
         wave = smooth_random_wave(random, count, SWING_SECONDS[name])
         if name == "pitch":
             wave = 0.8 * wave + 0.6 * _standardize(np.gradient(_smooth(loudness, 2.5)) * -1)
         limit = MAX_HEAD_POSE[name]
-        tracks[name] = limit * np.tanh(swing * strength * wave / limit)
+        tracks[name] = limit * np.tanh(swing * strength * coupled(name, wave) / limit)
     for name, swing in SHOULDER_SWING_RMS.items():
-        tracks[name] = swing * strength * smooth_random_wave(random, count, 0.55)
+        tracks[name] = swing * strength * coupled(name, smooth_random_wave(random, count, 0.55))
     breath = np.sin(2 * np.pi * (np.arange(count) / WORLD_FPS * 0.27 + random.uniform()))
     tracks["shoulder_y"] = tracks["shoulder_y"] + 0.0012 * breath
     return tracks
+
+
+def _speech_waves(loudness: MotionTrack) -> dict[str, MotionTrack]:
+    """Returns waves of mean 0 and root mean square 1 (0 in silence): stress of syllables, phrases, and turns between
+    phrases."""
+    phrase = _smooth(loudness, 8)
+    waves = {"stress": _smooth(loudness, 2.5) - phrase, "phrase": phrase, "turn": np.gradient(_smooth(loudness, 12))}
+    return {name: _standardize(wave) for name, wave in waves.items()}
 
 
 def _face_tracks(

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -22,6 +23,7 @@ from fantasytalking.evaluation.metrics.motion.blink_rate import BlinkRate, count
 from fantasytalking.evaluation.metrics.motion.output_motion import OutputMotionIntensity
 from fantasytalking.evaluation.metrics.motion.theval import THEval
 from fantasytalking.evaluation.metrics.motion.theval_score import THEvalScore
+from fantasytalking.evaluation.metrics.quality.face_detail import FaceDetail
 from fantasytalking.evaluation.metrics.quality.face_fraction import FaceFraction
 from fantasytalking.evaluation.metrics.reenactment.head_pose_error import HeadPoseError
 from fantasytalking.evaluation.metrics.reenactment.lmd import LMD, centered_distance
@@ -201,3 +203,18 @@ def test_the_face_takes_a_fraction_of_the_frame(clips: list[EvaluationClip], gra
     height = float(np.nanmedian(boxes[:, 3] - boxes[:, 1])) / clips[0].frames.shape[1]
     assert summary(FaceFraction(), (clips[0], None)) == pytest.approx({"face_fraction": height, "n": 1})
     assert 0.2 < height < 0.9 and summary(FaceFraction(), (gray, None))["n"] == 0
+
+
+def test_blur_lowers_the_detail_of_the_face(clips: list[EvaluationClip], gray: EvaluationClip) -> None:
+    frames = clips[0].frames[:10]
+
+    def detail(edited: np.ndarray) -> float:
+        clip = EvaluationClip.from_arrays(np.ascontiguousarray(edited), 25.0, np.zeros(6400, np.float32))
+        return summary(FaceDetail(), (clip, None))["face_detail"]
+
+    sharp = detail(frames)
+    blurred = [detail(np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in frames])) for sigma in (0.8, 1.6)]
+    assert 0.9 * sharp > blurred[0] > 1.1 * blurred[1] > 0
+    half = np.stack([cv2.resize(frame, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC) for frame in frames])
+    assert detail(half) == pytest.approx(sharp, rel=0.2)  # relative to the face
+    assert summary(FaceDetail(), (gray, None))["n"] == 0

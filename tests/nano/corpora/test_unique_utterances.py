@@ -1,15 +1,19 @@
 """Tests of the extended corpus: unique utterances, and rest after some of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fantasytalking.common.config import CONFIGS_FOLDER, load_config
+from fantasytalking.common.errors import ErrorCode
 from fantasytalking.media import read_audio, read_video
-from fantasytalking.nano.config import ExtendedVideosConfig, FramingConfig
+from fantasytalking.nano.config import BuildConfig, ExtendedVideosConfig, FramingConfig
+from fantasytalking.nano.context import BuildContext
 from fantasytalking.nano.corpora import unique_utterances
-from fantasytalking.nano.corpora.frame_store import project_features
+from fantasytalking.nano.corpora.frame_store import open_frame_store, project_features
 from fantasytalking.nano.corpora.unique_utterances import (
     UniqueUtterancesPlan,
     compose_utterance,
@@ -17,9 +21,11 @@ from fantasytalking.nano.corpora.unique_utterances import (
     vary_sentence,
 )
 from fantasytalking.nano.corpora.video_corpus import training_sentences
+from fantasytalking.nano.steps.extended_corpus import make_extended_videos, render_first_people
 from fantasytalking.perception.face_track import track_faces
 from fantasytalking.perception.landmark_measures import LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS
 from fantasytalking.portrait_world.render.camera import MIN_ZOOM, Camera
+from tests.helpers.errors import raises_input_error
 
 WORDS = ExtendedVideosConfig(
     first_identity=4, num_identities=2, utterances_per_person=1, rest_interval=5, rest_seconds=1.2
@@ -98,6 +104,8 @@ def test_framings_are_within_their_range_and_hide_the_ends_of_the_shoulders() ->
     for one in drawn:
         assert 0.5 + abs(one.x) <= 0.5 * one.zoom / MIN_ZOOM + 1e-3
     assert max(abs(one.x) for one in drawn) > 0.17
+    large = [FramingConfig(1.44, 1.45).draw(np.random.default_rng(number)) for number in range(50)]
+    assert min(one.y for one in large) < -0.04 and max(one.y for one in large) < 0.01, "chins are not cut off"
 
 
 def test_the_ground_truth_places_the_person_where_mediapipe_sees_it(tmp_path: Path) -> None:
@@ -120,3 +128,34 @@ def test_the_ground_truth_places_the_person_where_mediapipe_sees_it(tmp_path: Pa
     for feature, landmarks in enumerate(([78, 308, 13, 14], LEFT_EYE_CORNERS, RIGHT_EYE_CORNERS)):
         seen = track.landmarks[:, landmarks, :2].mean(axis=1)
         assert np.abs(seen - centers[:, feature]).max() < 5  # of 128 pixels
+
+
+def test_corpora_of_people_who_do_not_speak_and_of_coupled_scenes(tmp_path: Path) -> None:
+    idle = ExtendedVideosConfig(1_000_000, 1, 1, rest_interval=7, idle_seconds=0.6, framing=FramingConfig())
+    idle.validate()
+    render_extended_videos(idle, tmp_path / "idle", 96, seed=0, processes=1)
+    (folder,) = (tmp_path / "idle").glob("id*")
+    truth = json.loads((folder / "truth.json").read_text())
+    assert truth["text"] == "" and len(truth["frames"]) == 15
+    assert np.abs(read_audio(folder / "speech.wav", sample_rate=RATE)).max() == 0
+    coupled = ExtendedVideosConfig(1_000_000, 1, 1, rest_interval=7, min_words=1, max_words=1, coupling=0.8)
+    render_extended_videos(coupled, tmp_path / "coupled", 96, seed=0, processes=1)
+    assert json.loads((tmp_path / "coupled" / "corpus.json").read_text())["coupling"] == 0.8
+    video = read_video(next((tmp_path / "coupled").glob("id*/video.mp4"))).frames
+    corner = video[:, :12, :12].reshape(len(video), -1).mean(axis=1)
+    assert corner.std() > 2  # the light of the scene changes, where nobody is
+    with raises_input_error(ErrorCode.out_of_range, "extended_videos.coupling", 2):
+        ExtendedVideosConfig(coupling=2).validate()
+
+
+def test_the_first_people_are_those_that_the_whole_corpus_has(tmp_path: Path) -> None:
+    words = ExtendedVideosConfig(4, 2, 1, rest_interval=7, min_words=1, max_words=1)
+    config = load_config(BuildConfig, CONFIGS_FOLDER / "nano" / "build_smoke.yaml", [f"work_dir={tmp_path}"])
+    context = BuildContext(replace(config, extended_videos=words, num_processes=1), tmp_path / "nano")
+    (first,) = render_first_people(context, 1)
+    assert first.parent.name == "id0004_s0000"
+    modified = first.stat().st_mtime_ns
+    assert make_extended_videos(context) == {"videos": 2}
+    assert first.stat().st_mtime_ns == modified and render_first_people(context, 1) == [first]
+    store = open_frame_store(first.parent.parent, tmp_path / "store", [first])
+    assert len(store) == 3 and store.video_length(2) == store.video_length(0)

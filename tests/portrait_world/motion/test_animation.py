@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fantasytalking.portrait_world.motion.animation import WORLD_FPS, animate_speech, frame_count
+from fantasytalking.portrait_world.motion.animation import WORLD_FPS, animate_idle, animate_speech, frame_count
 from fantasytalking.portrait_world.motion.frame_state import FaceState
 from fantasytalking.portrait_world.speech.synthesis import Speech, Voice, synthesize_speech
 
@@ -89,3 +89,29 @@ def test_randomness_depends_on_the_seed_only(speech: Speech) -> None:
     first, second = tracks(speech, 0.5, 0.5, seed=1), tracks(speech, 0.5, 0.5, seed=2)
     assert not np.allclose(first["yaw"], second["yaw"])
     assert np.array_equal(first["mouth_open"], second["mouth_open"])
+
+
+def test_coupled_scenes_follow_the_speech_and_move_as_much(speech: Speech) -> None:
+    def motion(coupling: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        played = animate_speech(speech, 0.5, 1.0, np.random.default_rng(seed), coupling)
+        roll, yaw = (np.array([getattr(state, name) for state in played.states]) for name in ("roll", "yaw"))
+        return roll, yaw, np.array(played.light)
+
+    free, coupled = [motion(0.0, seed) for seed in (1, 2)], [motion(0.9, seed) for seed in (1, 2)]
+    for index in (0, 1):
+        assert np.corrcoef(coupled[0][index], coupled[1][index])[0, 1] > 0.6  # whatever the random motion
+        assert abs(np.corrcoef(free[0][index], free[1][index])[0, 1]) < 0.6
+        assert 0.6 < coupled[0][index].std() / free[0][index].std() < 1.6
+    assert not free[0][2].size
+    assert np.array_equal(coupled[0][2], coupled[1][2]) and 0.1 < np.abs(coupled[0][2]).max() <= 0.35
+    assert np.corrcoef(coupled[0][2], coupled[0][0])[0, 1] > 0.6
+
+
+def test_people_who_do_not_speak_move_slowly() -> None:
+    played = animate_idle(200, 1.0, 1.0, np.random.default_rng(0))
+    assert len(played.states) == 200 and set(played.phonemes) == {"_"}
+    opening = np.array([state.mouth_open for state in played.states])
+    assert opening.min() == 0 and 0.1 < opening.max() <= 1 and np.mean(opening == 0) > 0.4
+    assert np.abs(np.diff(opening)).max() < 0.05  # speech reaches three times that
+    assert np.std([state.yaw for state in played.states]) > 0.1
+    assert max(state.blink for state in played.states) > 0.9
