@@ -5,7 +5,7 @@ on the meta device (`fantasytalking.inference.meta_run`). Not included: Python a
 (oneDNN, cuDNN), the allocators' fragmentation, images and sound. `fantasytalking rehearse` measures what is left.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -18,6 +18,7 @@ from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS, AudioWindows, tokens_per_window
 from fantasytalking.encoders.wan import VideoAutoencoder
 from fantasytalking.inference.config import InferConfig
+from fantasytalking.inference.loading_plan import LoadedWeights, loading_peak
 from fantasytalking.inference.meta_run import MetaRun, run_on_meta
 from fantasytalking.inference.optimizations import GPU_RESIDENT_COMPONENTS
 from fantasytalking.models.cpu.attention import use_float32_attention
@@ -91,45 +92,60 @@ class PhasePlan:
 
 
 def plan_phases(
-    weights: Mapping[str, int],
-    copied: Mapping[str, int],
-    runs: Mapping[Phase, MetaRun],
-    offload: str,
-    device_type: str,
+    weights: Mapping[str, LoadedWeights], runs: Mapping[Phase, MetaRun], offload: str, device_type: str
 ) -> list[PhasePlan]:
     """Returns what each phase takes.
 
     Args:
-        weights: bytes of each component once it is loaded.
-        copied: the part of them that is not computed with where it is mapped: converted, dequantized, or at an address
-            that a CPU does not compute with.
+        weights: by component, in the order of loading.
         runs: of `run_phases`.
         offload: none, model or group.
         device_type: cpu, cuda, ...; on a CPU there is one memory and no offloading.
     """
-    waiting = sum(copied.values())
-    plans = []
-    for phase in [Phase.load, *runs]:
-        run = runs.get(phase, MetaRun(0, 0.0))
+    own, peak = sum(each.own for each in weights.values()), loading_peak(weights)
+    plans = [PhasePlan(Phase.load, peak if device_type == "cpu" else _loaded_device_bytes(weights, offload), peak, 0.0)]
+    done: set[str] = set()
+    for phase, run in runs.items():
+        running = [each for name, each in weights.items() if _runs_in(name, phase)]
+        activations = run.peak_bytes + max(each.dequantized for each in running)
         if device_type == "cpu":
-            held = waiting + round(run.peak_bytes * CPU_OVERHEAD)
+            held = own + round(activations * CPU_OVERHEAD)
             plans.append(PhasePlan(phase, held, held, run.operations))
             continue
-        resident = _resident_bytes(weights, phase, offload)
-        main = waiting if offload != "none" or phase is Phase.load else 0
-        plans.append(PhasePlan(phase, resident + run.peak_bytes, main, run.operations))
+        done |= {name for name in weights if _runs_in(name, phase)}
+        main = _offloaded_main_bytes(weights, offload, done)
+        plans.append(PhasePlan(phase, _resident_bytes(weights, phase, offload) + activations, main, run.operations))
     return plans
 
 
-def _resident_bytes(weights: Mapping[str, int], phase: Phase, offload: str) -> int:
-    """Bytes of the weights that are on a GPU in a phase."""
+def _runs_in(component: str, phase: Phase) -> bool:
+    return component.removesuffix("_2") == PHASE_COMPONENTS[phase]
+
+
+def _loaded_device_bytes(weights: Mapping[str, LoadedWeights], offload: str) -> int:
+    """Bytes on a GPU once everything is loaded."""
     if offload == "none":
-        return sum(weights.values())
-    if phase is Phase.load:
+        return sum(each.total for each in weights.values())
+    return sum(weights[name].total for name in GPU_RESIDENT_COMPONENTS if name in weights) if offload == "group" else 0
+
+
+def _resident_bytes(weights: Mapping[str, LoadedWeights], phase: Phase, offload: str) -> int:
+    """Most bytes of the weights on a GPU in a phase."""
+    running = [name for name in weights if _runs_in(name, phase)]
+    if offload == "model":
+        return max(weights[name].total for name in running)
+    moved = [weights[name].onloaded_group for name in running if name not in GPU_RESIDENT_COMPONENTS]
+    return _loaded_device_bytes(weights, offload) + (max(moved, default=0) if offload == "group" else 0)
+
+
+def _offloaded_main_bytes(weights: Mapping[str, LoadedWeights], offload: str, done: Collection[str]) -> int:
+    """Main memory of the process for weights that wait there: what comes back from a GPU is no longer mapped, and group
+    offloading keeps pinned copies."""
+    if offload == "none":
         return 0
     if offload == "group":
-        return sum(weights.get(name, 0) for name in GPU_RESIDENT_COMPONENTS)
-    return max(size for name, size in weights.items() if name.removesuffix("_2") == PHASE_COMPONENTS[phase])
+        return sum(each.total for name, each in weights.items() if name not in GPU_RESIDENT_COMPONENTS)
+    return sum(each.total if name in done else each.own for name, each in weights.items())
 
 
 def run_configuration(
@@ -160,6 +176,7 @@ def run_configuration(
         device_type,
         device_memory,
         max_text_tokens=config.max_text_tokens,
+        vae_tiling=config.optimizations.vae_tiling,
     )
 
 
@@ -172,6 +189,7 @@ def run_phases(
     device_memory: int,
     window_seconds: float = AUDIO_WINDOW_SECONDS,
     max_text_tokens: int = 512,
+    vae_tiling: bool = False,
 ) -> dict[Phase, MetaRun]:
     """Returns what the activations of each phase take, and its operations, by running it on the meta device.
 
@@ -184,6 +202,7 @@ def run_phases(
         device_memory: its memory in bytes.
         window_seconds: length of the audio windows.
         max_text_tokens: tokens that prompts are padded to.
+        vae_tiling: whether the VAE works on tiles.
     """
     on_cpu = device_type == "cpu"
     for name, model in models.items():
@@ -195,6 +214,8 @@ def run_phases(
         if dtype is torch.bfloat16:
             use_float32_attention(transformer)
     autoencoder = VideoAutoencoder(vae)
+    if vae_tiling:
+        vae.enable_tiling()
     latents = _latent_shape(plan, size, transformer.config.out_channels)
     windows = plan_windows(latents[2], plan.window_length, plan.window_overlap)
     window_frames = len(windows[0].frame_indices)

@@ -1,6 +1,6 @@
 """Rehearses a generation: writes random weights in true sizes, generates a video, and compares it with the plan."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,16 @@ from fantasytalking.inference.generate import generate_video
 from fantasytalking.inference.job import GenerationJob
 from fantasytalking.inference.memory_plan import Phase, PhasePlan, plan_phases, run_configuration
 from fantasytalking.inference.model_sources import ResolvedModel, find_source, load_pipeline, resolve_model
-from fantasytalking.inference.rehearsal.model_files import (
+from fantasytalking.inference.rehearsal.model_files import write_model
+from fantasytalking.inference.rehearsal.phase_monitor import PhaseMeasurement, PhaseMonitor
+from fantasytalking.inference.rehearsal.stored_layouts import (
     REHEARSED_MODULES,
     StoredFiles,
     WeightFormat,
     files_bytes,
     plan_files,
     plan_loading,
-    write_model,
 )
-from fantasytalking.inference.rehearsal.phase_monitor import PhaseMeasurement, PhaseMonitor
 from fantasytalking.inference.rehearsal.work_folder import (
     begin_weights,
     check_disk,
@@ -64,6 +64,8 @@ class RehearsalRequest:
     """Whether weights lie at addresses that a CPU computes with where they are mapped. Published files mostly do not,
     and are copied."""
     device: str = "auto"
+    settings: Sequence[str] = ()
+    """Further settings of inference, KEY=VALUE."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def rehearse(request: RehearsalRequest) -> Rehearsal:
     preset = load_model_config(request.preset)
     source = find_source(preset.base)
     base = source if source is not None and source.is_dir() else None
-    models = build_meta_components(preset, base, request.layers)
+    models = build_meta_components(preset, base, num_layers=request.layers)
     files = plan_files(models, request.weight_format)
     description = {
         "preset": request.preset,
@@ -148,7 +150,7 @@ def _settings(request: RehearsalRequest, settings: list[str]) -> list[str]:
     """The random adapter has no face encoder, so its face attention is off."""
     own = [f"sizes=[{request.size}]", "face_scale=0", f"device={request.device}", "adapter_2=null", "base=null"]
     own += [] if request.steps is None else [f"num_inference_steps={request.steps}"]
-    return [*own, *settings]
+    return [*own, *settings, *request.settings]
 
 
 def _plan(
@@ -164,8 +166,15 @@ def _plan(
     )
     memory = available_memory().total if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory
     runs = run_configuration(config, facts, models, request.frames, device.type, memory)
-    weights, copied = plan_loading(models, files, is_copied=not request.aligned and device.type == "cpu")
-    return plan_phases(weights, copied, runs, config.offload.value, device.type)
+    weights = plan_loading(
+        models,
+        files,
+        config.dtype.torch_dtype,
+        is_aligned=request.aligned,
+        is_for_cpu=device.type == "cpu",
+        keeps_quantized=config.optimizations.quantization.value == "stored",
+    )
+    return plan_phases(weights, runs, config.offload.value, device.type)
 
 
 def _check_memory(planned: list[PhasePlan]) -> None:

@@ -1,0 +1,115 @@
+"""Plans the memory that weights take, while they are loaded and afterwards."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+CPU_ALIGNMENT = 64
+"""A CPU computes only with weights at addresses that are multiples of it; others are copied."""
+FLOAT32_BYTES = torch.float32.itemsize
+COPIED_COMPONENTS = ("vae",)
+"""Components whose weights are converted to another memory format."""
+
+
+OFFLOADED_LAYERS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers that diffusers' group offloading moves one by one."""
+
+
+class LoadedWeights(NamedTuple):
+    """Bytes of the weights of one component."""
+
+    total: int
+    """Once they are loaded."""
+    own: int
+    """The part of them in memory of the process: converted, dequantized, or at an address that a CPU does not compute
+    with. The rest is used where its file is mapped, and the system drops and reads it as it needs."""
+    transient: int = 0
+    """Most that reading one tensor takes beyond what stays."""
+    onloaded_group: int = 0
+    """Most of them on a GPU at once with group offloading: a layer, and the next one that is copied ahead."""
+    dequantized: int = 0
+    """Most that the dequantized weight of one layer takes in every call, of weights that stay quantized."""
+
+
+class StoredWeight(NamedTuple):
+    """One tensor of a file."""
+
+    num_values: int
+    num_bytes: int
+    dtype: torch.dtype | None
+    """None: blocks of a GGUF file."""
+    has_scale: bool
+    is_aligned: bool
+    """Whether it lies at a multiple of `CPU_ALIGNMENT`."""
+    stays_quantized: bool
+    """Whether its layer keeps it as it is, wherever it lies, and dequantizes it in every call."""
+    is_copied: bool = False
+    """Whether reading copies it whatever its dtype: of GGUF files, and of adapters, whose values a model takes over."""
+
+    def transient_bytes(self, dtype: torch.dtype) -> int:
+        """Returns what reading it as `dtype` takes beyond the result: its copies in float32, two while a scale is
+        multiplied."""
+        if self.stays_quantized:
+            return 0
+        if self.has_scale:
+            return self.num_values * max(2 * FLOAT32_BYTES - dtype.itemsize, FLOAT32_BYTES)
+        return self.num_values * FLOAT32_BYTES if self.dtype is None else 0
+
+    def dequantized_bytes(self, dtype: torch.dtype) -> int:
+        """Returns what it takes in every call where it stays quantized: one byte per value becomes float32, which is
+        scaled and converted; blocks become float16, which is converted."""
+        if not self.stays_quantized:
+            return 0
+        return self.num_values * (torch.float16.itemsize + dtype.itemsize if self.dtype is None else 2 * FLOAT32_BYTES)
+
+
+def plan_component(
+    component: str,
+    total: int,
+    stored: Iterable[StoredWeight],
+    dtype: torch.dtype,
+    is_for_cpu: bool,
+    onloaded_group: int = 0,
+) -> LoadedWeights:
+    """Returns what the weights of a component take.
+
+    Args:
+        total: bytes of its parameters, all of them dequantized.
+        stored: tensors of its files; those of adapters may be missing.
+        dtype: that most of its parameters have.
+        is_for_cpu: whether a CPU computes; another device takes weights from any address.
+        onloaded_group: of `onloaded_group_bytes`.
+    """
+    mapped = transient = dequantized = 0
+    for weight in stored:
+        transient = max(transient, weight.transient_bytes(dtype))
+        dequantized = max(dequantized, weight.dequantized_bytes(dtype))
+        if weight.stays_quantized:
+            total += weight.num_bytes - weight.num_values * dtype.itemsize
+            mapped += weight.num_bytes
+        elif _is_used_where_mapped(weight, dtype, is_for_cpu) and component not in COPIED_COMPONENTS:
+            mapped += weight.num_bytes
+    return LoadedWeights(total, max(total - mapped, 0), transient, onloaded_group, dequantized)
+
+
+def _is_used_where_mapped(weight: StoredWeight, dtype: torch.dtype, is_for_cpu: bool) -> bool:
+    is_plain = weight.dtype == dtype and not weight.has_scale and not weight.is_copied
+    return is_plain and (weight.is_aligned or not is_for_cpu)
+
+
+def loading_peak(weights: Mapping[str, LoadedWeights]) -> int:
+    """Returns the most memory that loading takes: components one after the other, in the order of `weights`."""
+    held = peak = 0
+    for each in weights.values():
+        held += each.own
+        peak = max(peak, held + each.transient)
+    return peak
+
+
+def onloaded_group_bytes(model: nn.Module) -> int:
+    """Returns the bytes of the two largest neighbours among the layers that are offloaded one by one."""
+    layers = [set(layer.parameters()) for layer in model.modules() if isinstance(layer, OFFLOADED_LAYERS)]
+    pairs = [first | second for first, second in zip(layers, [*layers[1:], set()], strict=True)]
+    return max((sum(value.nbytes for value in pair) for pair in pairs), default=0)
