@@ -25,8 +25,8 @@ from fantasytalking.common.weight_files import WEIGHT_SUFFIXES
 from fantasytalking.inference.component_shapes import build_meta_components
 from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.download_hints import download_hint
-from fantasytalking.inference.loading_plan import LoadedWeights, StoredWeight
-from fantasytalking.inference.memory_plan import Phase, PhasePlan, plan_phases, run_configuration
+from fantasytalking.inference.loading_plan import LoadedWeights, StoredWeight, onloaded_groups
+from fantasytalking.inference.memory_plan import Phase, PhasePlan, Placement, plan_phases, run_configuration
 from fantasytalking.inference.meta_run import MetaRun
 from fantasytalking.inference.model_sources import find_source, resolve_model, source_names
 from fantasytalking.inference.optimizations import WeightQuantization, choose_offload
@@ -300,16 +300,21 @@ def _fit_configuration(
         files["audio_encoder"] = model.audio_encoder
     models = build_meta_components(preset, model.stored.base, files)
     runs = run_configuration(config, model.facts, models, config.window_frames, kind, memory)
-    weights = plan_stored_weights(stored, config.dtype.torch_dtype, kind == "cpu", models)
-    return fit_device(device, memory, weights, runs)
+    settings = config.optimizations
+    groups = onloaded_groups(models, settings.offload_blocks, settings.offload_prefetch)
+    weights = plan_stored_weights(stored, config.dtype.torch_dtype, kind == "cpu", groups)
+    return fit_device(device, memory, weights, runs, config)
 
 
-def fit_device(device: str, memory: int, weights: Mapping[str, LoadedWeights], runs: Mapping[Phase, MetaRun]) -> Fit:
+def fit_device(
+    device: str, memory: int, weights: Mapping[str, LoadedWeights], runs: Mapping[Phase, MetaRun], config: InferConfig
+) -> Fit:
     """Returns the least offloading with which weights fit a device of `memory` bytes.
 
     Args:
         weights: by component, in the order of loading.
         runs: what the activations of each phase take.
+        config: its other settings of offloading hold.
     """
     kind = device.partition(" ")[0]
     sizes = {name: each.total for name, each in weights.items()}
@@ -317,7 +322,7 @@ def fit_device(device: str, memory: int, weights: Mapping[str, LoadedWeights], r
         offload = Offload.none.value if kind == "cpu" else choose_offload(sizes, memory / GIB)
     except InputError as error:
         return Fit(device, None, str(error), [])
-    phases = plan_phases(weights, runs, offload, kind)
+    phases = plan_phases(weights, runs, Placement.of(config, kind, offload))
     needed, total = max(phase.device_bytes for phase in phases), sum(sizes.values())
     detail = f"weights {total / GIB:.1f} GiB, planned peak {needed / GIB:.1f} GiB, memory {memory / GIB:.1f} GiB"
     return Fit(device, offload, detail, phases) if needed <= memory else Fit(device, None, detail, [])

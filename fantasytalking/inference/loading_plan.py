@@ -28,7 +28,7 @@ class LoadedWeights(NamedTuple):
     transient: int = 0
     """Most that reading one tensor takes beyond what stays."""
     onloaded_group: int = 0
-    """Most of them on a GPU at once with group offloading: a layer, and the next one that is copied ahead."""
+    """Most of them on a GPU at once with group offloading."""
     dequantized: int = 0
     """Most that the dequantized weight of one layer takes in every call, of weights that stay quantized."""
 
@@ -108,8 +108,31 @@ def loading_peak(weights: Mapping[str, LoadedWeights]) -> int:
     return peak
 
 
-def onloaded_group_bytes(model: nn.Module) -> int:
-    """Returns the bytes of the two largest neighbours among the layers that are offloaded one by one."""
+def onloaded_groups(
+    models_by_name: Mapping[str, nn.Module], num_blocks: int | None, is_prefetched: bool
+) -> dict[str, int]:
+    """Returns `onloaded_group_bytes` of every component."""
+    return {name: onloaded_group_bytes(model, num_blocks, is_prefetched) for name, model in models_by_name.items()}
+
+
+def onloaded_group_bytes(model: nn.Module, num_blocks: int | None = None, is_prefetched: bool = True) -> int:
+    """Returns the most bytes of a model on a GPU at once with group offloading.
+
+    Args:
+        num_blocks: blocks of a transformer that move together; everything of it that is no block is one more group.
+            None: single layers.
+        is_prefetched: whether the next group is copied while one computes.
+    """
+    blocks = getattr(model, "blocks", None)
+    if num_blocks is not None and isinstance(blocks, nn.ModuleList):
+        sizes = [_parameter_bytes(block) for block in blocks]
+        others = _parameter_bytes(model) - sum(sizes)
+        return others + max(sizes) * min(num_blocks * (2 if is_prefetched else 1), len(sizes))
     layers = [set(layer.parameters()) for layer in model.modules() if isinstance(layer, OFFLOADED_LAYERS)]
-    pairs = [first | second for first, second in zip(layers, [*layers[1:], set()], strict=True)]
-    return max((sum(value.nbytes for value in pair) for pair in pairs), default=0)
+    if is_prefetched:
+        layers = [first | second for first, second in zip(layers, [*layers[1:], set()], strict=True)]
+    return max((sum(value.nbytes for value in layer) for layer in layers), default=0)
+
+
+def _parameter_bytes(module: nn.Module) -> int:
+    return sum(value.nbytes for value in module.parameters())

@@ -2,7 +2,7 @@
 
 Computed, not measured: weights from the shapes in the files; tensors between the layers by a run of the very same code
 on the meta device (`fantasytalking.inference.meta_run`). Not included: Python and its libraries, workspaces of kernels
-(oneDNN, cuDNN), the allocators' fragmentation, images and sound. `fantasytalking rehearse` measures what is left.
+(oneDNN, cuDNN), the allocators' fragmentation, images and sound. `fantasytalking rehearse` measures beside it.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -20,7 +20,7 @@ from fantasytalking.encoders.wan import VideoAutoencoder
 from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.loading_plan import LoadedWeights, loading_peak
 from fantasytalking.inference.meta_run import MetaRun, run_on_meta
-from fantasytalking.inference.optimizations import GPU_RESIDENT_COMPONENTS
+from fantasytalking.inference.optimizations import GPU_RESIDENT_COMPONENTS, TextEncoderDevice
 from fantasytalking.models.cpu.attention import use_float32_attention
 from fantasytalking.models.cpu.fused_block import fuse_blocks
 from fantasytalking.models.experts import Experts
@@ -37,16 +37,12 @@ from fantasytalking.pipeline.timeline import Timeline
 from fantasytalking.pipeline.video_conditions import VideoConditions
 from fantasytalking.training.memory_estimate import CLIP_IMAGE_TOKENS
 
-CPU_OVERHEAD = 1.28
-"""Memory of the process over that of its tensors, for workspaces and fragmentation: measured on a CPU with decoding at
-256 x 256."""
-
 
 class Phase(StrEnum):
-    """Phases of a generation, in their order."""
+    """Phases of a generation, in their order: the text encoder is loaded, runs and is freed before anything else."""
 
-    load = "load"
     prompt = "prompt"
+    load = "load"
     image = "image"
     first_frame = "first_frame"
     audio = "audio"
@@ -54,8 +50,9 @@ class Phase(StrEnum):
     decode = "decode"
 
 
+TEXT_ENCODER = "text_encoder"
 PHASE_COMPONENTS = {
-    Phase.prompt: "text_encoder",
+    Phase.prompt: TEXT_ENCODER,
     Phase.image: "image_encoder",
     Phase.first_frame: "vae",
     Phase.audio: "audio_encoder",
@@ -91,31 +88,71 @@ class PhasePlan:
     operations: float
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where weights wait, as `fantasytalking.inference.placement` places them."""
+
+    device_type: str
+    """cpu, cuda, ...; on a CPU there is one memory and no offloading."""
+    offload: str = "none"
+    """none, model or group."""
+    is_pinned: bool = True
+    """Whether group offloading copies what waits into pinned memory, to copy ahead."""
+    text_encoder_on_cpu: bool = False
+
+    @classmethod
+    def of(cls, config: InferConfig, device_type: str, offload: str) -> "Placement":
+        """Returns the placement of a configuration, whose offloading may have been chosen by the memory."""
+        settings = config.optimizations
+        on_cpu = settings.text_encoder_device is TextEncoderDevice.cpu
+        return cls(device_type, offload, settings.offload_prefetch, on_cpu)
+
+
 def plan_phases(
-    weights: Mapping[str, LoadedWeights], runs: Mapping[Phase, MetaRun], offload: str, device_type: str
+    weights: Mapping[str, LoadedWeights], runs: Mapping[Phase, MetaRun], placement: Placement
 ) -> list[PhasePlan]:
     """Returns what each phase takes.
 
     Args:
         weights: by component, in the order of loading.
         runs: of `run_phases`.
-        offload: none, model or group.
-        device_type: cpu, cuda, ...; on a CPU there is one memory and no offloading.
     """
-    own, peak = sum(each.own for each in weights.values()), loading_peak(weights)
-    plans = [PhasePlan(Phase.load, peak if device_type == "cpu" else _loaded_device_bytes(weights, offload), peak, 0.0)]
+    plans = []
+    text = {name: each for name, each in weights.items() if name == TEXT_ENCODER}
+    others = {name: each for name, each in weights.items() if name != TEXT_ENCODER}
+    if Phase.prompt in runs:
+        plans.append(_plan_prompt(text[TEXT_ENCODER], runs[Phase.prompt], placement))
+    peak = loading_peak(others)
+    on_device = peak if placement.device_type == "cpu" else _loaded_device_bytes(others, placement.offload)
+    plans.append(PhasePlan(Phase.load, on_device, peak, 0.0))
     done: set[str] = set()
     for phase, run in runs.items():
-        running = [each for name, each in weights.items() if _runs_in(name, phase)]
-        activations = run.peak_bytes + max(each.dequantized for each in running)
-        if device_type == "cpu":
-            held = own + round(activations * CPU_OVERHEAD)
+        if phase is Phase.prompt:
+            continue
+        done |= {name for name in others if _runs_in(name, phase)}
+        activations = run.peak_bytes + max(others[name].dequantized for name in others if _runs_in(name, phase))
+        if placement.device_type == "cpu":
+            held = sum(each.own for each in others.values()) + activations
             plans.append(PhasePlan(phase, held, held, run.operations))
             continue
-        done |= {name for name in weights if _runs_in(name, phase)}
-        main = _offloaded_main_bytes(weights, offload, done)
-        plans.append(PhasePlan(phase, _resident_bytes(weights, phase, offload) + activations, main, run.operations))
+        main = _offloaded_main_bytes(others, placement, done)
+        resident = _resident_bytes(others, phase, placement.offload)
+        plans.append(PhasePlan(phase, resident + activations, main, run.operations))
     return plans
+
+
+def _plan_prompt(weights: LoadedWeights, run: MetaRun, placement: Placement) -> PhasePlan:
+    """The text encoder is alone in memory."""
+    loading = loading_peak({TEXT_ENCODER: weights})
+    if placement.device_type == "cpu":
+        held = max(loading, weights.own + run.peak_bytes)
+        return PhasePlan(Phase.prompt, held, held, run.operations)
+    if placement.text_encoder_on_cpu:
+        return PhasePlan(Phase.prompt, 0, max(loading, weights.own + run.peak_bytes), run.operations)
+    if placement.offload != "group":
+        return PhasePlan(Phase.prompt, weights.total + run.peak_bytes, loading, run.operations)
+    main = max(loading, weights.total if placement.is_pinned else weights.own)
+    return PhasePlan(Phase.prompt, weights.onloaded_group + run.peak_bytes, main, run.operations)
 
 
 def _runs_in(component: str, phase: Phase) -> bool:
@@ -138,14 +175,16 @@ def _resident_bytes(weights: Mapping[str, LoadedWeights], phase: Phase, offload:
     return _loaded_device_bytes(weights, offload) + (max(moved, default=0) if offload == "group" else 0)
 
 
-def _offloaded_main_bytes(weights: Mapping[str, LoadedWeights], offload: str, done: Collection[str]) -> int:
-    """Main memory of the process for weights that wait there: what comes back from a GPU is no longer mapped, and group
-    offloading keeps pinned copies."""
-    if offload == "none":
+def _offloaded_main_bytes(weights: Mapping[str, LoadedWeights], placement: Placement, done: Collection[str]) -> int:
+    """Main memory of the process for weights that wait there: what comes back from a GPU is no longer mapped."""
+    if placement.offload == "none":
         return 0
-    if offload == "group":
-        return sum(each.total for name, each in weights.items() if name not in GPU_RESIDENT_COMPONENTS)
-    return sum(each.total if name in done else each.own for name, each in weights.items())
+    waiting = dict(weights)
+    if placement.offload == "group":
+        waiting = {name: each for name, each in weights.items() if name not in GPU_RESIDENT_COMPONENTS}
+        if placement.is_pinned:
+            return sum(each.total for each in waiting.values())
+    return sum(each.total if name in done else each.own for name, each in waiting.items())
 
 
 def run_configuration(
@@ -236,7 +275,7 @@ def run_phases(
         return lambda latents: model.predict(latents, torch.zeros(()), guidance)
 
     work: dict[Phase, Callable[[], object]] = {
-        Phase.prompt: lambda: models["text_encoder"](
+        Phase.prompt: lambda: models[TEXT_ENCODER](
             torch.zeros(1, size.prompt_tokens, dtype=torch.long), torch.ones(1, size.prompt_tokens, dtype=torch.long)
         ),
         Phase.image: lambda: models["image_encoder"](
@@ -257,7 +296,7 @@ def run_phases(
     runs = {}
     for phase, call in work.items():
         if PHASE_COMPONENTS[phase] in models:
-            run = run_on_meta(call, models.values(), blocked_convolutions=on_cpu)
+            run = run_on_meta(call, models.values())
             runs[phase] = run._replace(operations=run.operations * repeats.get(phase, 1))
     if "transformer_2" in models:  # the other expert has a cache of its own
         run = runs[Phase.denoise]

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from torch import nn
 
 from fantasytalking.common.gguf_file import GGUF_SUFFIX
 from fantasytalking.common.stored_tensors import FLOAT8_DTYPES, LazyTensors
@@ -18,7 +17,6 @@ from fantasytalking.inference.loading_plan import (
     CPU_ALIGNMENT,
     LoadedWeights,
     StoredWeight,
-    onloaded_group_bytes,
     plan_component,
 )
 from fantasytalking.models.experts import Expert
@@ -68,21 +66,20 @@ def plan_stored_weights(
     stored: Mapping[str, Sequence[StoredWeight]],
     dtype: torch.dtype,
     is_for_cpu: bool,
-    models: Mapping[str, nn.Module] = MappingProxyType({}),
+    onloaded_groups: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, LoadedWeights]:
     """Returns what the tensors of `stored_weights` take.
 
     Args:
         dtype: of all components but those that stay in float32.
         is_for_cpu: whether a CPU computes.
-        models: components on the meta device, for group offloading.
+        onloaded_groups: of `onloaded_group_bytes`, by component; empty: nothing is offloaded.
     """
     planned = {}
     for name, weights in stored.items():
         own = torch.float32 if name in FLOAT32_COMPONENTS else dtype
         total = sum(weight.num_values for weight in weights) * own.itemsize
-        group = onloaded_group_bytes(models[name]) if name in models else 0
-        planned[name] = plan_component(name, total, weights, own, is_for_cpu, group)
+        planned[name] = plan_component(name, total, weights, own, is_for_cpu, onloaded_groups.get(name, 0))
     return planned
 
 

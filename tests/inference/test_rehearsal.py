@@ -18,8 +18,8 @@ from fantasytalking.common.errors import ErrorCode
 from fantasytalking.common.process_memory import PeakMemory, memory_use
 from fantasytalking.common.tensor_io import open_model_folder, open_safetensors
 from fantasytalking.inference.component_shapes import build_meta_components
-from fantasytalking.inference.loading_plan import LoadedWeights
-from fantasytalking.inference.memory_plan import CPU_OVERHEAD, Phase, plan_phases
+from fantasytalking.inference.loading_plan import LoadedWeights, onloaded_group_bytes
+from fantasytalking.inference.memory_plan import Phase, Placement, plan_phases
 from fantasytalking.inference.meta_run import MetaRun, run_on_meta
 from fantasytalking.inference.rehearsal import random_weights, work_folder
 from fantasytalking.inference.rehearsal.model_files import write_files
@@ -155,7 +155,7 @@ def test_a_run_on_meta_counts_tensors_that_are_alive_at_once() -> None:
         hidden = layer(torch.empty(10, 100))
         return layer(torch.empty(10, 100)) + hidden
 
-    found = run_on_meta(work, [layer], blocked_convolutions=False)
+    found = run_on_meta(work, [layer])
     assert found.peak_bytes == 3 * 10 * 200 * 4
     assert found.operations == 2 * 2 * 10 * 100 * 200
 
@@ -169,18 +169,38 @@ def test_offloading_keeps_the_running_component_on_the_device() -> None:
     }
     runs = {Phase.prompt: MetaRun(1, 0.0), Phase.denoise: MetaRun(2, 0.0), Phase.decode: MetaRun(3, 0.0)}
 
-    def planned(offload: str) -> list[tuple[int, int]]:
-        return [(plan.device_bytes, plan.main_bytes) for plan in plan_phases(weights, runs, offload, "cuda")]
+    def planned(offload: str, **settings: bool) -> list[tuple[int, int]]:
+        plans = plan_phases(weights, runs, Placement("cuda", offload, **settings))
+        assert [plan.phase for plan in plans] == [Phase.prompt, Phase.load, Phase.denoise, Phase.decode]
+        return [(plan.device_bytes, plan.main_bytes) for plan in plans]
 
-    assert planned("none") == [(165, 60), (166, 0), (167, 0), (168, 0)]
-    assert planned("model") == [(0, 60), (51, 60), (102, 160), (13, 160)], "what comes back is no longer mapped"
-    assert planned("group") == [(15, 60), (36, 150), (24, 150), (18, 150)], "layers wait in pinned memory"
+    assert planned("none") == [(51, 50), (115, 10), (117, 0), (118, 0)], "the text encoder is freed"
+    assert planned("model") == [(51, 50), (0, 10), (102, 110), (13, 110)], "what comes back is no longer mapped"
+    assert planned("group") == [(21, 50), (15, 10), (24, 100), (18, 100)], "layers wait in pinned memory"
+    assert planned("group", is_pinned=False)[2] == (24, 100)
+    assert planned("none", text_encoder_on_cpu=True)[0] == (0, 51)
 
 
 def test_a_cpu_computes_with_mapped_weights() -> None:
-    weights = {"text_encoder": LoadedWeights(50, 20, transient=40), "vae": LoadedWeights(10, 10, dequantized=100)}
-    plans = plan_phases(weights, {Phase.decode: MetaRun(100, 0.0)}, "none", "cpu")
-    assert [plan.main_bytes for plan in plans] == [60, 30 + round(200 * CPU_OVERHEAD)]
+    weights = {
+        "text_encoder": LoadedWeights(50, 20, transient=40),
+        "transformer": LoadedWeights(9, 1),
+        "vae": LoadedWeights(10, 10, dequantized=100),
+    }
+    runs = {Phase.prompt: MetaRun(5, 0.0), Phase.decode: MetaRun(100, 0.0)}
+    plans = plan_phases(weights, runs, Placement("cpu"))
+    assert [plan.main_bytes for plan in plans] == [60, 11, 11 + 200]
+
+
+def test_a_group_is_blocks_or_layers() -> None:
+    with torch.device("meta"):
+        layers = torch.nn.ModuleList([torch.nn.Linear(2, 3, bias=False), torch.nn.Linear(3, 4, bias=False)])
+        model = torch.nn.Module()
+        model.blocks, model.head = layers, torch.nn.Embedding(5, 1)
+    assert onloaded_group_bytes(model, None, is_prefetched=False) == 4 * 12
+    assert onloaded_group_bytes(model) == 4 * (6 + 12)
+    assert onloaded_group_bytes(model, 1, is_prefetched=False) == 4 * (5 + 12)
+    assert onloaded_group_bytes(model, 1) == onloaded_group_bytes(model, 8, is_prefetched=False) == 4 * (5 + 24)
 
 
 LOADING = """

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.devices import resolve_device, total_memory
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.process_memory import PeakMemory, available_memory
 from fantasytalking.common.resources import resource_path
@@ -17,8 +18,10 @@ from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.doctor import measure_matmul_rate
 from fantasytalking.inference.generate import generate_video
 from fantasytalking.inference.job import GenerationJob
-from fantasytalking.inference.memory_plan import Phase, PhasePlan, plan_phases, run_configuration
+from fantasytalking.inference.loading_plan import onloaded_groups
+from fantasytalking.inference.memory_plan import Phase, PhasePlan, Placement, plan_phases, run_configuration
 from fantasytalking.inference.model_sources import ResolvedModel, find_source, load_pipeline, resolve_model
+from fantasytalking.inference.optimizations import WeightQuantization
 from fantasytalking.inference.rehearsal.model_files import write_model
 from fantasytalking.inference.rehearsal.phase_monitor import PhaseMeasurement, PhaseMonitor
 from fantasytalking.inference.rehearsal.stored_layouts import (
@@ -131,7 +134,7 @@ def rehearse(request: RehearsalRequest) -> Rehearsal:
     if not is_written:
         check_disk(request.work, files_bytes(files) + HEADER_BYTES)
     config = load_config(InferConfig, preset_path(request.preset, "infer"), _settings(request, []))
-    device = torch.device("cuda" if torch.cuda.is_available() and request.device != "cpu" else "cpu")
+    device = resolve_device(request.device, "--device")
     planned = _plan(request, preset, models, files, config, device)
     _check_memory(planned)
     settings_file = request.work / "settings.txt"
@@ -164,17 +167,18 @@ def _plan(
     facts = ModelFacts(
         REHEARSED_MODULES, None, preset.geometry, False, False, {}, has_experts=preset.boundary_ratio is not None
     )
-    memory = available_memory().total if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory
-    runs = run_configuration(config, facts, models, request.frames, device.type, memory)
+    runs = run_configuration(config, facts, models, request.frames, device.type, total_memory(device))
+    settings = config.optimizations
     weights = plan_loading(
         models,
         files,
         config.dtype.torch_dtype,
         is_aligned=request.aligned,
         is_for_cpu=device.type == "cpu",
-        keeps_quantized=config.optimizations.quantization.value == "stored",
+        keeps_quantized=settings.quantization is WeightQuantization.stored,
+        groups=onloaded_groups(models, settings.offload_blocks, settings.offload_prefetch),
     )
-    return plan_phases(weights, runs, config.offload.value, device.type)
+    return plan_phases(weights, runs, Placement.of(config, device.type, config.offload.value))
 
 
 def _check_memory(planned: list[PhasePlan]) -> None:
@@ -197,8 +201,8 @@ def _generate(config: InferConfig, request: RehearsalRequest) -> list[PhaseMeasu
         monitor = PhaseMonitor(peak, model.device)
 
         def load() -> FantasyTalkingPipeline:
-            monitor.begin(Phase.load)
-            pipe = load_pipeline(config, model)
+            monitor.begin(Phase.prompt)
+            pipe = load_pipeline(config, model, job.prompts, lambda: monitor.begin(Phase.load))
             monitor.watch(pipe)
             return pipe
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from fantasytalking.checkpoints.adapter import ADAPTER_FILE
 from fantasytalking.common.stored_tensors import FLOAT8_DTYPES, FLOAT8_MARKER, SCALE_ENDINGS
-from fantasytalking.inference.loading_plan import LoadedWeights, StoredWeight, onloaded_group_bytes, plan_component
+from fantasytalking.inference.loading_plan import LoadedWeights, StoredWeight, plan_component
 from fantasytalking.inference.rehearsal.original_names import (
     llama_text_encoder_name,
     original_transformer_name,
@@ -97,6 +97,7 @@ def plan_loading(
     is_aligned: bool,
     is_for_cpu: bool,
     keeps_quantized: bool,
+    groups: Mapping[str, int],
 ) -> dict[str, LoadedWeights]:
     """Returns what the weights take, by component in the order of loading.
 
@@ -106,6 +107,7 @@ def plan_loading(
         is_aligned: whether the tensors of safetensors files lie where a CPU computes with them.
         is_for_cpu: whether a CPU computes.
         keeps_quantized: whether transformers keep their linear layers as stored.
+        groups: of `onloaded_groups`.
     """
     loaded = {}
     for name in MODEL_COMPONENTS:
@@ -118,9 +120,8 @@ def plan_loading(
                 for weight in _stored_weights(each, is_aligned, keeps_quantized and name.startswith("transformer"))
             ]
             own_dtype = torch.float32 if name in FLOAT32_COMPONENTS else dtype
-            model = models_by_name[name]
-            total = sum(value.nbytes for value in model.parameters())
-            loaded[name] = plan_component(name, total, stored, own_dtype, is_for_cpu, onloaded_group_bytes(model))
+            total = sum(value.nbytes for value in models_by_name[name].parameters())
+            loaded[name] = plan_component(name, total, stored, own_dtype, is_for_cpu, groups[name])
     return loaded
 
 
