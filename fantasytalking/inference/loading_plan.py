@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from fantasytalking.common.stored_tensors import FLOAT8_DTYPES, MAX_DEQUANTIZED_VALUES
+
 CPU_ALIGNMENT = 64
 """A CPU computes only with weights at addresses that are multiples of it; others are copied."""
 FLOAT32_BYTES = torch.float32.itemsize
@@ -48,14 +50,14 @@ class StoredWeight(NamedTuple):
     is_copied: bool = False
     """Whether reading copies it whatever its dtype: of GGUF files, and of adapters, whose values a model takes over."""
 
-    def transient_bytes(self, dtype: torch.dtype) -> int:
-        """Returns what reading it as `dtype` takes beyond the result: its copies in float32, two while a scale is
-        multiplied."""
+    def transient_bytes(self) -> int:
+        """Returns what reading it takes beyond the result: two copies in float32 of the values that are dequantized at
+        once."""
         if self.stays_quantized:
             return 0
-        if self.has_scale:
-            return self.num_values * max(2 * FLOAT32_BYTES - dtype.itemsize, FLOAT32_BYTES)
-        return self.num_values * FLOAT32_BYTES if self.dtype is None else 0
+        if not self.has_scale and self.dtype is not None and self.dtype not in FLOAT8_DTYPES:
+            return 0
+        return 2 * FLOAT32_BYTES * min(self.num_values, MAX_DEQUANTIZED_VALUES)
 
     def dequantized_bytes(self, dtype: torch.dtype) -> int:
         """Returns what it takes in every call where it stays quantized: one byte per value becomes float32, which is
@@ -84,7 +86,7 @@ def plan_component(
     """
     mapped = transient = dequantized = 0
     for weight in stored:
-        transient = max(transient, weight.transient_bytes(dtype))
+        transient = max(transient, weight.transient_bytes())
         dequantized = max(dequantized, weight.dequantized_bytes(dtype))
         if weight.stays_quantized:
             total += weight.num_bytes - weight.num_values * dtype.itemsize

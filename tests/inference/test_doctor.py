@@ -72,7 +72,7 @@ def test_quantized_files_are_planned_as_they_are_kept(tmp_path: Path) -> None:
     assert size == 2 * sum(value.numel() for value in base.values()) and read["transformer"].own == size
     assert kept["transformer"].total == size - 2 * sum(quantized) + sum(quantized) * 34 // 32
     assert kept["transformer"].own == size - 2 * sum(quantized)
-    assert (kept["transformer"].dequantized, read["transformer"].transient) == (4 * max(quantized), 4 * max(quantized))
+    assert (kept["transformer"].dequantized, read["transformer"].transient) == (4 * max(quantized), 8 * max(quantized))
 
 
 def test_files_in_place_of_components_count(saved: Path) -> None:
