@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS, AudioWindows, tokens_per_window
+from fantasytalking.encoders.single_files.building import encoder_parameter_dtype
 from fantasytalking.encoders.wan import VideoAutoencoder
 from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.loading_plan import LoadedWeights, loading_peak
@@ -305,8 +307,9 @@ def run_phases(
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    dtype_of = encoder_parameter_dtype if isinstance(model, PreTrainedModel) else parameter_dtype
     for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(parameter_dtype(model, name, dtype))
+        parameter.data = parameter.data.to(dtype_of(model, name, dtype))
 
 
 def _latent_shape(plan: GenerationPlan, size: VideoSize, channels: int) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Rehearses a generation: writes random weights in true sizes, generates a video, and compares it with the plan."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,8 +78,10 @@ class PhaseResult:
 
     phase: str
     planned_seconds: float | None
-    """Operations over the measured rate of a large matrix product."""
+    """Operations over the measured rate of a large matrix product; on a CPU, in seconds of one core."""
     seconds: float
+    core_seconds: float
+    """Of all threads of this process, whatever else the machine does."""
     planned_bytes: int
     """Main memory of its own on a CPU, device memory on a GPU."""
     bytes: int | None
@@ -219,7 +222,8 @@ def _compare(
     measured: list[PhaseMeasurement],
     device: torch.device,
 ) -> Rehearsal:
-    rates = {dtype: measure_matmul_rate(dtype) for dtype in {torch.float32, config.dtype.torch_dtype}}
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    rates = {dtype: measure_matmul_rate(dtype, clock) for dtype in {torch.float32, config.dtype.torch_dtype}}
     plans = {plan.phase: plan for plan in planned}
     results = []
     for found in measured:
@@ -231,6 +235,7 @@ def _compare(
                 found.phase.value,
                 plan.operations / rate if plan.operations else None,
                 found.seconds,
+                found.core_seconds,
                 plan.device_bytes,
                 own if found.device_bytes is None else found.device_bytes,
                 None if found.memory is None else found.memory.mapped,
