@@ -16,6 +16,7 @@ from fantasytalking.checkpoints.adapter import ADAPTER_FILE
 from fantasytalking.cli import run
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.common.process_memory import PeakMemory, memory_use
+from fantasytalking.common.stored_tensors import MAX_DEQUANTIZED_VALUES
 from fantasytalking.common.tensor_io import open_model_folder, open_safetensors
 from fantasytalking.inference.component_shapes import build_meta_components
 from fantasytalking.inference.loading_plan import LoadedWeights, onloaded_group_bytes
@@ -240,6 +241,40 @@ def test_loading_takes_what_stays_and_no_more(tmp_path: Path) -> None:
     _, (mapped, _), (copied, stays) = (map(int, line.split()) for line in done.stdout.splitlines())
     largest = 192 * 192 * 27 * 4
     assert stays > 100e6 and mapped < 2 * largest and copied < stays + 2 * largest
+
+
+LOADING_FILE = """
+import sys
+from pathlib import Path
+import torch
+from fantasytalking.common.process_memory import PeakMemory, memory_use
+from fantasytalking.encoders.single_files.text_encoder import load_text_encoder_file
+warm, path = map(Path, sys.argv[1:])
+load_text_encoder_file(warm, torch.bfloat16)
+with PeakMemory() as peak:
+    before = memory_use()
+    model = load_text_encoder_file(path, torch.bfloat16)
+    print(peak.take().own - before.own, sum(value.nbytes for value in model.parameters()))
+"""
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("weight_format", [WeightFormat.fp8_scaled, WeightFormat.gguf_q8_0, WeightFormat.gguf_q4_0])
+def test_dequantizing_takes_what_stays_and_some_rows(tmp_path: Path, weight_format: WeightFormat) -> None:
+    """umT5 of half the width: its embedding alone would take half a gibibyte in float32."""
+    paths = []
+    for name, vocabulary, width in (("warm", 64, 64), ("whole", 65536, 2048)):
+        config = UMT5Config(vocab_size=vocabulary, d_model=width, d_kv=64, d_ff=2 * width, num_layers=2, num_heads=8)
+        with torch.device("meta"):
+            files = plan_files({"text_encoder": UMT5EncoderModel(config)}, weight_format)
+        write_files(tmp_path / name, files, alignment=8)
+        paths += [tmp_path / name / path for path in files]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LOADING_FILE, *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    peak, stays = map(int, done.stdout.split())
+    assert stays > 300e6 and peak < stays + 3 * 4 * MAX_DEQUANTIZED_VALUES
 
 
 @linux
