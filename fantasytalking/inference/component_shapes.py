@@ -54,16 +54,16 @@ CLIP_VIT_H: dict[str, Any] = {
 def build_meta_components(
     preset: ModelConfig,
     base: Path | None = None,
-    files: Mapping[str, Path] = MappingProxyType({}),
     num_layers: int | None = None,
+    files: Mapping[str, Path] = MappingProxyType({}),
 ) -> dict[str, nn.Module]:
     """Returns every model of a pipeline on the meta device, by component, in evaluation mode.
 
     Args:
         preset: sizes of the transformer and of the paper's modules.
         base: folder in diffusers' layout whose configurations are followed where it has them; None: the published ones.
-        files: single files whose shapes, and folders whose configurations are followed before those, by component.
         num_layers: most layers of transformer, text and image encoder; None: all.
+        files: single files whose shapes, and folders whose configurations are followed before those, by component.
 
     Raises:
         InputError: the preset has a width that no published component has, and there is nothing to follow; or a file

@@ -302,7 +302,7 @@ def _fit_configuration(
     files = dict(model.stored.components)
     if model.audio_encoder is not None:
         files["audio_encoder"] = model.audio_encoder
-    models = build_meta_components(preset, model.stored.base, files)
+    models = build_meta_components(preset, model.stored.base, files=files)
     runs = run_configuration(config, model.facts, models, config.window_frames, kind, memory)
     settings = config.optimizations
     groups = onloaded_groups(models, settings.offload_blocks, settings.offload_prefetch)

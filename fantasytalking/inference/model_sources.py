@@ -25,7 +25,7 @@ from fantasytalking.inference.optimizations import (
     apply_optimizations,
 )
 from fantasytalking.inference.placement import place_pipeline, place_text_encoder
-from fantasytalking.models.cpu.memory import retain_freed_memory_while_running
+from fantasytalking.models.cpu.memory import retain_freed_memory_while_running, return_freed_memory
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.loading.component_files import resolve_components
 from fantasytalking.pipeline.loading.encoder_checks import check_audio_encoder_config
@@ -227,6 +227,7 @@ def load_pipeline(
     if config.optimizations.vae_tiling:
         pipe.vae.enable_tiling()
     place_pipeline(pipe, config, model.device)
+    return_freed_memory()  # of layers that were initialized, converted or moved to the device
     return pipe
 
 
@@ -241,6 +242,7 @@ def _encode_prompts(config: InferConfig, model: ResolvedModel, prompts: Collecti
     encoded = EncodedPrompts.encode(encoder, prompts)
     del encoder
     gc.collect()  # hooks of offloading refer to the modules that they belong to
+    return_freed_memory()
     if model.device.type != "cpu":
         torch.accelerator.empty_cache()
     return encoded

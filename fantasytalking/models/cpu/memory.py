@@ -52,12 +52,13 @@ def retain_freed_memory() -> bool:
 
 
 def return_freed_memory() -> None:
-    """Ends `retain_freed_memory`: what is free is returned, and each large block when it is freed."""
-    if _Allocator.retains:
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, MAX_HEAP_BLOCK_BYTES)
+    """Returns what is free to the system, and ends `retain_freed_memory`: each large block is returned when freed."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        if _Allocator.retains:
+            library.mallopt(M_MMAP_THRESHOLD, MAX_HEAP_BLOCK_BYTES)
+            _Allocator.retains = False
         library.malloc_trim(0)
-        _Allocator.retains = False
 
 
 def retain_freed_memory_while_running(models: Iterable[nn.Module], others: Iterable[nn.Module]) -> None:
@@ -77,4 +78,5 @@ def _begin_retaining(*_: Any) -> None:
 
 
 def _end_retaining(*_: Any) -> None:
-    return_freed_memory()
+    if _Allocator.retains:
+        return_freed_memory()
