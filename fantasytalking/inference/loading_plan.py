@@ -4,12 +4,23 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
+from diffusers import WanTransformer3DModel
 from torch import nn
+from transformers import UMT5EncoderModel
 
 from fantasytalking.common.stored_tensors import FLOAT8_DTYPES, MAX_DEQUANTIZED_VALUES
+from fantasytalking.models.diffusers_internals import float32_module_names
 
 CPU_ALIGNMENT = 64
 """A CPU computes only with weights at addresses that are multiples of it; others are copied."""
+KEPT_QUANTIZED: Mapping[str, type[nn.Module]] = {
+    "text_encoder": UMT5EncoderModel,
+    "transformer": WanTransformer3DModel,
+    "transformer_2": WanTransformer3DModel,
+}
+"""Components whose linear layers can keep what a quantized file stores."""
+EMBEDDINGS = ("shared.weight",)
+"""Matrices that are no weights of linear layers."""
 FLOAT32_BYTES = torch.float32.itemsize
 COPIED_COMPONENTS = ("vae",)
 """Components whose weights are converted to another memory format."""
@@ -65,6 +76,14 @@ class StoredWeight(NamedTuple):
         if not self.stays_quantized:
             return 0
         return self.num_values * (torch.float16.itemsize + dtype.itemsize if self.dtype is None else 2 * FLOAT32_BYTES)
+
+
+def can_stay_quantized(component: str, parameter: str, num_axes: int) -> bool:
+    """Whether the layer of a parameter keeps it as its file stores it, if that is quantized and the model is to."""
+    kept = KEPT_QUANTIZED.get(component)
+    if kept is None or num_axes != 2 or parameter in EMBEDDINGS or not parameter.endswith(".weight"):
+        return False
+    return not any(part in float32_module_names(kept) for part in parameter.split("."))
 
 
 def plan_component(

@@ -146,6 +146,7 @@ def plan_phases(
 def _plan_prompt(weights: LoadedWeights, run: MetaRun, placement: Placement) -> PhasePlan:
     """The text encoder is alone in memory."""
     loading = loading_peak({TEXT_ENCODER: weights})
+    run = run._replace(peak_bytes=run.peak_bytes + weights.dequantized)
     if placement.device_type == "cpu":
         held = max(loading, weights.own + run.peak_bytes)
         return PhasePlan(Phase.prompt, held, held, run.operations)

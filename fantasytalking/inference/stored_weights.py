@@ -17,6 +17,7 @@ from fantasytalking.inference.loading_plan import (
     CPU_ALIGNMENT,
     LoadedWeights,
     StoredWeight,
+    can_stay_quantized,
     plan_component,
 )
 from fantasytalking.models.experts import Expert
@@ -42,7 +43,7 @@ def stored_weights(base: Path, separate: Mapping[str, Path], *, keeps_quantized:
     Args:
         base: a folder of diffusers or of Wan's own repository, or the file of a transformer.
         separate: paths that are not in the base, by the names of `model_sources.source_names`.
-        keeps_quantized: whether transformers keep their linear layers as stored.
+        keeps_quantized: whether linear layers keep what a quantized file stores.
 
     Raises:
         InputError: a file is damaged or of a format that is not read.
@@ -52,8 +53,9 @@ def stored_weights(base: Path, separate: Mapping[str, Path], *, keeps_quantized:
     for component in MODEL_COMPONENTS:
         own = in_base.get(component, base / component)
         path = separate.get(f"components.{component}", separate.get(component, own))
-        stays = keeps_quantized and component.startswith("transformer")
-        weights = [weight for tensors in _open(component, path) for weight in _stored(tensors, stays)]
+        weights = [
+            weight for tensors in _open(component, path) for weight in _stored(tensors, component, keeps_quantized)
+        ]
         if weights:
             found[component] = weights
     for name, component in ADAPTERS.items():
@@ -93,10 +95,10 @@ def _open(component: str, path: Path) -> Iterator[LazyTensors]:
 def _adapter_weights(path: Path) -> Iterator[StoredWeight]:
     files = [path] if path.is_file() else [file for file in sorted(path.glob("*")) if file.suffix in WEIGHT_SUFFIXES]
     for file in files:
-        yield from _stored(open_weights(file), keeps_quantized=False)
+        yield from _stored(open_weights(file), "adapter", keeps_quantized=False)
 
 
-def _stored(tensors: LazyTensors, keeps_quantized: bool) -> Iterator[StoredWeight]:
+def _stored(tensors: LazyTensors, component: str, keeps_quantized: bool) -> Iterator[StoredWeight]:
     is_gguf = Path(tensors.source).suffix.lower() == GGUF_SUFFIX
     for name, shape in tensors.shapes.items():
         count = math.prod(shape)
@@ -111,6 +113,6 @@ def _stored(tensors: LazyTensors, keeps_quantized: bool) -> Iterator[StoredWeigh
             None if is_blocks else dtype,
             quantized is not None and quantized.scale is not None,
             is_plain and tensors.read(name).data_ptr() % CPU_ALIGNMENT == 0,
-            keeps_quantized and quantized is not None and len(shape) == 2,
+            keeps_quantized and quantized is not None and can_stay_quantized(component, name, len(shape)),
             is_copied=is_gguf,
         )

@@ -11,7 +11,7 @@ from torch import nn
 
 from fantasytalking.checkpoints.adapter import ADAPTER_FILE
 from fantasytalking.common.stored_tensors import FLOAT8_DTYPES, FLOAT8_MARKER, SCALE_ENDINGS
-from fantasytalking.inference.loading_plan import LoadedWeights, StoredWeight, plan_component
+from fantasytalking.inference.loading_plan import LoadedWeights, StoredWeight, can_stay_quantized, plan_component
 from fantasytalking.inference.rehearsal.original_names import (
     llama_text_encoder_name,
     original_transformer_name,
@@ -106,7 +106,7 @@ def plan_loading(
         dtype: of all components but those that stay in float32.
         is_aligned: whether the tensors of safetensors files lie where a CPU computes with them.
         is_for_cpu: whether a CPU computes.
-        keeps_quantized: whether transformers keep their linear layers as stored.
+        keeps_quantized: whether linear layers keep what a quantized file stores.
         groups: of `onloaded_groups`.
     """
     loaded = {}
@@ -117,7 +117,7 @@ def plan_loading(
                 weight
                 for path, each in own_files.items()
                 if not path.endswith(ADAPTER_FILE)
-                for weight in _stored_weights(each, is_aligned, keeps_quantized and name.startswith("transformer"))
+                for weight in _stored_weights(each, is_aligned, keeps_quantized)
             ]
             own_dtype = torch.float32 if name in FLOAT32_COMPONENTS else dtype
             total = sum(value.nbytes for value in models_by_name[name].parameters())
@@ -127,10 +127,11 @@ def plan_loading(
 
 def _stored_weights(stored: StoredComponent, is_aligned: bool, keeps_quantized: bool) -> Iterator[StoredWeight]:
     is_gguf = any(isinstance(tensor.kind, str) for tensor in stored.tensors.values())
-    for name in stored.parameters.values():
+    for parameter, name in stored.parameters.items():
         tensor = stored.tensors[name]
         dtype = tensor.kind if isinstance(tensor.kind, torch.dtype) else None
-        stays = keeps_quantized and (dtype is None or dtype in FLOAT8_DTYPES)
+        is_quantized = dtype is None or dtype in FLOAT8_DTYPES
+        stays = keeps_quantized and is_quantized and can_stay_quantized(stored.component, parameter, len(tensor.shape))
         has_scale = name.removesuffix(".weight") + SCALE_ENDINGS[0] in stored.tensors
         yield StoredWeight(
             math.prod(tensor.shape), tensor.num_bytes, dtype, has_scale, is_aligned, stays, is_copied=is_gguf
