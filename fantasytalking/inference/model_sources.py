@@ -27,6 +27,7 @@ from fantasytalking.inference.optimizations import (
 from fantasytalking.inference.placement import place_pipeline, place_text_encoder
 from fantasytalking.models.cpu.memory import retain_freed_memory_while_running, return_freed_memory
 from fantasytalking.models.presets import load_model_config
+from fantasytalking.models.stored_linear import stored_weight_names
 from fantasytalking.pipeline.loading.component_files import resolve_components
 from fantasytalking.pipeline.loading.encoder_checks import check_audio_encoder_config
 from fantasytalking.pipeline.loading.model_components import align_weights
@@ -223,7 +224,8 @@ def load_pipeline(
         _report_ignored_settings(pipe, config, model)
     apply_optimizations(pipe.experts, config.optimizations, model.device)
     if model.device.type == "cpu":
-        retain_freed_memory_while_running(pipe.experts, [pipe.vae.encoder.conv_in, pipe.vae.decoder.conv_in])
+        dense = [transformer for transformer in pipe.experts if not stored_weight_names(transformer)]
+        retain_freed_memory_while_running(dense, [pipe.vae.encoder.conv_in, pipe.vae.decoder.conv_in])
     if config.optimizations.vae_tiling:
         pipe.vae.enable_tiling()
     place_pipeline(pipe, config, model.device)
