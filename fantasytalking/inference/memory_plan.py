@@ -25,6 +25,7 @@ from fantasytalking.inference.meta_run import MetaRun, run_on_meta
 from fantasytalking.inference.optimizations import GPU_RESIDENT_COMPONENTS, TextEncoderDevice
 from fantasytalking.models.cpu.attention import use_float32_attention
 from fantasytalking.models.cpu.fused_block import fuse_blocks
+from fantasytalking.models.cpu.memory import HEAP_GROWTH_BYTES
 from fantasytalking.models.experts import Experts
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import parameter_dtype
@@ -134,7 +135,8 @@ def plan_phases(
         done |= {name for name in others if _runs_in(name, phase)}
         activations = run.peak_bytes + max(others[name].dequantized for name in others if _runs_in(name, phase))
         if placement.device_type == "cpu":
-            held = sum(each.own for each in others.values()) + activations
+            is_retained = phase is Phase.denoise and not any(each.dequantized for each in others.values())
+            held = sum(each.own for each in others.values()) + activations + (HEAP_GROWTH_BYTES if is_retained else 0)
             plans.append(PhasePlan(phase, held, held, run.operations))
             continue
         main = _offloaded_main_bytes(others, placement, done)

@@ -166,12 +166,12 @@ def initialize_new_module(module: nn.Module, dtype: torch.dtype) -> None:
     if isinstance(module, PortraitCrossAttention):
         for name in module.decoupled:
             for projection in module.pair(name):
-                projection.to_empty(device="cpu").to(dtype)
+                projection.to(dtype).to_empty(device="cpu")
         module.reset_decoupled_parameters()
     elif isinstance(module, RegisteredModule):
         module.materialize(dtype)
     elif isinstance(module, AudioProjector | FaceResampler | MotionEmbedder | ExpressionProjector):
-        module.to_empty(device="cpu").to(dtype)
+        module.to(dtype).to_empty(device="cpu")
         module.reset_parameters()
 
 
