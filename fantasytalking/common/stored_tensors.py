@@ -32,6 +32,8 @@ DESCRIBED_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 """Formats in such descriptions whose weights are numbers times a scale."""
 HARMLESS_KEYS = frozenset({"format", "full_precision_matrix_mult", "convrot"})
 """Other keys of descriptions; convrot, a rotation of the weights, only where it is false."""
+MAX_DEQUANTIZED_VALUES = 1 << 24
+"""Most values of a matrix that are dequantized at once: 64 MiB in float32."""
 OTHER_QUANTIZATION_ENDINGS = (".weight_scale_2", ".weight_scale_inv", ".absmax", ".qweight", ".qzeros")
 """Endings of tensors of quantization formats that are not read."""
 
@@ -46,6 +48,19 @@ class QuantizedTensor:
     """Float32 factor of the values, of the whole tensor or per row; None: there is none."""
     block_format: Any = None
     """`gguf.GGMLQuantizationType` of the blocks; None: the values are numbers."""
+
+    def dequantized_rows(self, start: int, stop: int) -> Tensor:
+        """Returns rows of a matrix as float32 numbers."""
+        values = self.values[start:stop]
+        if self.block_format is None:
+            per_row = self.scale is not None and self.scale.ndim > 0 and len(self.scale) > 1
+            return scaled_values(values, self.scale[start:stop] if self.scale is not None and per_row else self.scale)
+        from diffusers.quantizers.gguf.utils import GGML_QUANT_SIZES, dequantize_functions  # needs the package gguf
+
+        sizes = GGML_QUANT_SIZES[self.block_format]
+        blocks = values.reshape(-1, sizes[1])
+        numbers: Tensor = dequantize_functions[self.block_format](blocks, *sizes, torch.float32)
+        return numbers.reshape(len(values), -1)
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,17 @@ class LazyTensors:
             dequantized_to=self.dequantized_to or other.dequantized_to,
             quantized={**self.quantized, **other.quantized},
         )
+
+    def read_as(self, name: str, dtype: torch.dtype) -> Tensor:
+        """Reads a tensor in a dtype: a quantized matrix some rows at a time, so that it is never whole in float32."""
+        if name not in self.quantized or len(self.shapes[name]) != 2:
+            return self.read(name).to(dtype)
+        stored, (rows, columns) = self.quantized[name](), self.shapes[name]
+        result = torch.empty(rows, columns, dtype=dtype)
+        step = max(MAX_DEQUANTIZED_VALUES // columns, 1)
+        for start in range(0, rows, step):
+            result[start : start + step] = stored.dequantized_rows(start, start + step)
+        return result
 
     def read_all(self) -> dict[str, Tensor]:
         """Reads every tensor."""

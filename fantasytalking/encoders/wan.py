@@ -31,6 +31,7 @@ from fantasytalking.common.tensor_io import check_finite_result
 from fantasytalking.encoders.loading import LOADING_ERRORS, load_component, load_model, onload_module
 from fantasytalking.encoders.vae_config import check_vae_config
 from fantasytalking.encoders.vae_full_clip import encode_full_clip, to_channels_last
+from fantasytalking.encoders.vae_tiling import decode_in_tiles
 from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
 from fantasytalking.latent_geometry import LatentGeometry, latent_frame_count
 
@@ -129,12 +130,14 @@ class VideoAutoencoder:
         assert latents.shape[0] == 1, "one video"
         check_finite_result(latents, "latents")
         onload_module(self.vae)
-        if self.vae.use_tiling:
-            # Tiles span the whole video.
-            yield from self.decode(latents)[0].split([1, *[self.temporal_stride] * (latents.shape[2] - 1)], dim=1)
-            return
         mean, std = self._statistics(latents)
         device = self._device
+        if self.vae.use_tiling:
+            scaled = (latents.to(device, torch.float32) * std + mean).to(self.vae.dtype)
+            video = decode_in_tiles(self.vae, scaled)  # tiles span the whole video
+            for pixels in video.split([1, *[self.temporal_stride] * (latents.shape[2] - 1)], dim=2):
+                yield self._checked_pixels(pixels)
+            return
         self.vae.clear_cache()
         try:
             for number in range(latents.shape[2]):
@@ -146,10 +149,14 @@ class VideoAutoencoder:
                     feat_idx=self.vae._conv_idx,
                     first_chunk=number == 0,
                 )
-                check_finite_result(pixels, "pixels")
-                yield unpatchify(pixels, self.vae.config["patch_size"] or 1)[0].clamp(-1, 1).float()
+                yield self._checked_pixels(pixels)
         finally:
             self.vae.clear_cache()
+
+    def _checked_pixels(self, pixels: Tensor) -> Tensor:
+        """(1, C, t, H, W) of the decoder -> (3, t, H, W) in [-1, 1], float32."""
+        check_finite_result(pixels, "pixels")
+        return unpatchify(pixels, self.vae.config["patch_size"] or 1)[0].clamp(-1, 1).float()
 
     def encode_first_frame(self, image: Tensor, num_frames: int) -> Tensor:
         """Returns Wan's image condition: the latents of the video [image, 0, 0, ...].

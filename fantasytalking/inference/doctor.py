@@ -7,11 +7,10 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,17 +21,18 @@ import fantasytalking
 from fantasytalking.common.config import load_config, preset_path
 from fantasytalking.common.errors import InputError, install_command
 from fantasytalking.common.files import hash_file
-from fantasytalking.common.weight_files import WEIGHT_SUFFIXES, open_weights
+from fantasytalking.common.weight_files import WEIGHT_SUFFIXES
 from fantasytalking.inference.component_shapes import build_meta_components
 from fantasytalking.inference.config import InferConfig, Offload
 from fantasytalking.inference.download_hints import download_hint
-from fantasytalking.inference.memory_plan import Phase, PhasePlan, plan_phases, run_configuration
+from fantasytalking.inference.loading_plan import LoadedWeights, StoredWeight, onloaded_groups
+from fantasytalking.inference.memory_plan import Phase, PhasePlan, Placement, plan_phases, run_configuration
 from fantasytalking.inference.meta_run import MetaRun
 from fantasytalking.inference.model_sources import find_source, resolve_model, source_names
-from fantasytalking.inference.optimizations import choose_offload
+from fantasytalking.inference.optimizations import WeightQuantization, choose_offload
+from fantasytalking.inference.stored_weights import plan_stored_weights, stored_weights
 from fantasytalking.models.presets import load_model_config
 from fantasytalking.pipeline.generation_plan import resolve_num_inference_steps
-from fantasytalking.pipeline.loading.options import FLOAT32_COMPONENTS, MODEL_COMPONENTS
 from fantasytalking.pipeline.portrait import parse_sizes
 from fantasytalking.training.compute_estimate import GUIDED_STEP_BRANCHES, estimate_flops
 from fantasytalking.training.config import TrainConfig
@@ -159,50 +159,26 @@ def examine(config: InferConfig, *, hashes: bool = False, duration: bool = True)
         for name in names
     ]
     problems += [f"missing weights {item.hint}" for item in weights if item.path is None and item.hint]
+    stored: dict[str, list[StoredWeight]] = {}
     base = next(item for item in weights if item.name == "base")
-    sizes: dict[str, int] = {}
     if base.path is not None:
-        single = {item.name: Path(item.path) for item in weights if item.path is not None and item.name != "base"}
+        found = {item.name: Path(item.path) for item in weights if item.path is not None and item.name != "base"}
         try:
-            sizes = component_bytes_on_disk(Path(base.path), config.dtype.torch_dtype, single)
+            stored = stored_weights(Path(base.path), found, keeps_quantized=_keeps_quantized(config))
         except InputError as error:
             problems.append(str(error))
+    loaded = plan_stored_weights(stored, config.dtype.torch_dtype, is_for_cpu=False)
+    sizes = {name: each.total for name, each in loaded.items()}
     fits = []
     if sizes and not problems:
         try:
-            fits = [_fit_configuration(config, *device, sizes) for device in _devices(machine)]
+            fits = [_fit_configuration(config, *device, stored) for device in _devices(machine)]
         except InputError as error:
             problems.append(str(error))
     if fits and all(fit.offload is None for fit in fits):
         problems.append(f"the weights fit no device: {fits[0].detail}")
     least = estimate_duration(config) if duration else None
     return Examination(machine, config.model, weights, sizes, fits, least, problems)
-
-
-def component_bytes_on_disk(
-    base: Path, dtype: torch.dtype, separate: Mapping[str, Path] = MappingProxyType({})
-) -> dict[str, int]:
-    """Returns the bytes that each component of a base takes once it is loaded.
-
-    Args:
-        base: a folder in diffusers' layout, or the file of a transformer.
-        dtype: of all components but those that stay in float32.
-        separate: paths of components that are not in the base, by component or as `components.NAME`.
-
-    Raises:
-        InputError: a file is damaged or of a format that is not read.
-    """
-    sizes = {}
-    for component in MODEL_COMPONENTS:
-        path = separate.get(f"components.{component}", separate.get(component, base / component))
-        if component == "transformer" and base.is_file():
-            path = base
-        files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-        shapes = [shape for file in files for shape in open_weights(file).shapes.values()]
-        if shapes:
-            width = torch.float32.itemsize if component in FLOAT32_COMPONENTS else dtype.itemsize
-            sizes[component] = sum(math.prod(shape) for shape in shapes) * width
-    return sizes
 
 
 def estimate_duration(config: InferConfig) -> Duration:
@@ -217,16 +193,20 @@ def estimate_duration(config: InferConfig) -> Duration:
     return Duration(shown, steps, GUIDED_STEP_BRANCHES, operations, rate, seconds)
 
 
-def measure_matmul_rate(dtype: torch.dtype) -> float:
-    """Returns the operations per second of a large matrix product on the accelerator, or else on the processor."""
+def measure_matmul_rate(dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Returns the operations per second of a large matrix product on the accelerator, or else on the processor.
+
+    Args:
+        clock: time.process_time counts seconds of cores, whatever else the machine does.
+    """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     side = 1024 if device is None or device.type == "cpu" else 8192
     matrix = torch.ones(side, side, dtype=dtype, device=device)
     best = math.inf
     for _ in range(4):  # the first ones allocate and choose a kernel
-        start = time.perf_counter()
+        start = clock()
         functional.linear(matrix, matrix)[0, 0].item()  # as layers multiply
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock() - start)
     return 2 * side**3 / best
 
 
@@ -310,26 +290,43 @@ def _devices(machine: Machine) -> list[tuple[str, int]]:
     return [(f"{item.type} ({item.name})", item.memory_bytes or 0) for item in known] or [("cpu", machine.memory_bytes)]
 
 
-def _fit_configuration(config: InferConfig, device: str, memory: int, sizes: dict[str, int]) -> Fit:
+def _keeps_quantized(config: InferConfig) -> bool:
+    return config.optimizations.quantization is WeightQuantization.stored
+
+
+def _fit_configuration(
+    config: InferConfig, device: str, memory: int, stored: Mapping[str, Sequence[StoredWeight]]
+) -> Fit:
     """Runs a window of the configuration on the meta device, which shows what its activations take."""
     preset, model, kind = load_model_config(config.model), resolve_model(config), device.partition(" ")[0]
-    models = build_meta_components(preset, model.stored.base)
+    files = dict(model.stored.components)
+    if model.audio_encoder is not None:
+        files["audio_encoder"] = model.audio_encoder
+    models = build_meta_components(preset, model.stored.base, files=files)
     runs = run_configuration(config, model.facts, models, config.window_frames, kind, memory)
-    return fit_device(device, memory, sizes, runs)
+    settings = config.optimizations
+    groups = onloaded_groups(models, settings.offload_blocks, settings.offload_prefetch)
+    weights = plan_stored_weights(stored, config.dtype.torch_dtype, kind == "cpu", groups)
+    return fit_device(device, memory, weights, runs, config)
 
 
-def fit_device(device: str, memory: int, sizes: dict[str, int], runs: Mapping[Phase, MetaRun]) -> Fit:
-    """Returns the least offloading with which weights of these sizes fit a device of `memory` bytes.
+def fit_device(
+    device: str, memory: int, weights: Mapping[str, LoadedWeights], runs: Mapping[Phase, MetaRun], config: InferConfig
+) -> Fit:
+    """Returns the least offloading with which weights fit a device of `memory` bytes.
 
     Args:
+        weights: by component, in the order of loading.
         runs: what the activations of each phase take.
+        config: its other settings of offloading hold.
     """
     kind = device.partition(" ")[0]
+    sizes = {name: each.total for name, each in weights.items()}
     try:
         offload = Offload.none.value if kind == "cpu" else choose_offload(sizes, memory / GIB)
     except InputError as error:
         return Fit(device, None, str(error), [])
-    phases = plan_phases(sizes, sizes, runs, offload, kind)
+    phases = plan_phases(weights, runs, Placement.of(config, kind, offload))
     needed, total = max(phase.device_bytes for phase in phases), sum(sizes.values())
     detail = f"weights {total / GIB:.1f} GiB, planned peak {needed / GIB:.1f} GiB, memory {memory / GIB:.1f} GiB"
     return Fit(device, offload, detail, phases) if needed <= memory else Fit(device, None, detail, [])

@@ -2,10 +2,10 @@
 
 Computed, not measured: weights from the shapes in the files; tensors between the layers by a run of the very same code
 on the meta device (`fantasytalking.inference.meta_run`). Not included: Python and its libraries, workspaces of kernels
-(oneDNN, cuDNN), the allocators' fragmentation, images and sound. `fantasytalking rehearse` measures what is left.
+(oneDNN, cuDNN), the allocators' fragmentation, images and sound. `fantasytalking rehearse` measures beside it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -13,15 +13,19 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from fantasytalking.audio_tokens import AUDIO_SAMPLE_RATE
 from fantasytalking.audio_windows import AUDIO_WINDOW_SECONDS, AudioWindows, tokens_per_window
+from fantasytalking.encoders.single_files.building import encoder_parameter_dtype
 from fantasytalking.encoders.wan import VideoAutoencoder
 from fantasytalking.inference.config import InferConfig
+from fantasytalking.inference.loading_plan import LoadedWeights, loading_peak
 from fantasytalking.inference.meta_run import MetaRun, run_on_meta
-from fantasytalking.inference.optimizations import GPU_RESIDENT_COMPONENTS
+from fantasytalking.inference.optimizations import GPU_RESIDENT_COMPONENTS, TextEncoderDevice
 from fantasytalking.models.cpu.attention import use_float32_attention
 from fantasytalking.models.cpu.fused_block import fuse_blocks
+from fantasytalking.models.cpu.memory import HEAP_GROWTH_BYTES
 from fantasytalking.models.experts import Experts
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
 from fantasytalking.models.wan_loading import parameter_dtype
@@ -36,16 +40,12 @@ from fantasytalking.pipeline.timeline import Timeline
 from fantasytalking.pipeline.video_conditions import VideoConditions
 from fantasytalking.training.memory_estimate import CLIP_IMAGE_TOKENS
 
-CPU_OVERHEAD = 1.28
-"""Memory of the process over that of its tensors, for workspaces and fragmentation: measured on a CPU with decoding at
-256 x 256."""
-
 
 class Phase(StrEnum):
-    """Phases of a generation, in their order."""
+    """Phases of a generation, in their order: the text encoder is loaded, runs and is freed before anything else."""
 
-    load = "load"
     prompt = "prompt"
+    load = "load"
     image = "image"
     first_frame = "first_frame"
     audio = "audio"
@@ -53,8 +53,9 @@ class Phase(StrEnum):
     decode = "decode"
 
 
+TEXT_ENCODER = "text_encoder"
 PHASE_COMPONENTS = {
-    Phase.prompt: "text_encoder",
+    Phase.prompt: TEXT_ENCODER,
     Phase.image: "image_encoder",
     Phase.first_frame: "vae",
     Phase.audio: "audio_encoder",
@@ -90,46 +91,105 @@ class PhasePlan:
     operations: float
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where weights wait, as `fantasytalking.inference.placement` places them."""
+
+    device_type: str
+    """cpu, cuda, ...; on a CPU there is one memory and no offloading."""
+    offload: str = "none"
+    """none, model or group."""
+    is_pinned: bool = True
+    """Whether group offloading copies what waits into pinned memory, to copy ahead."""
+    text_encoder_on_cpu: bool = False
+
+    @classmethod
+    def of(cls, config: InferConfig, device_type: str, offload: str) -> "Placement":
+        """Returns the placement of a configuration, whose offloading may have been chosen by the memory."""
+        settings = config.optimizations
+        on_cpu = settings.text_encoder_device is TextEncoderDevice.cpu
+        return cls(device_type, offload, settings.offload_prefetch, on_cpu)
+
+
 def plan_phases(
-    weights: Mapping[str, int],
-    copied: Mapping[str, int],
-    runs: Mapping[Phase, MetaRun],
-    offload: str,
-    device_type: str,
+    weights: Mapping[str, LoadedWeights], runs: Mapping[Phase, MetaRun], placement: Placement
 ) -> list[PhasePlan]:
     """Returns what each phase takes.
 
     Args:
-        weights: bytes of each component once it is loaded.
-        copied: the part of them that is not computed with where it is mapped: converted, dequantized, or at an address
-            that a CPU does not compute with.
+        weights: by component, in the order of loading.
         runs: of `run_phases`.
-        offload: none, model or group.
-        device_type: cpu, cuda, ...; on a CPU there is one memory and no offloading.
     """
-    waiting = sum(copied.values())
     plans = []
-    for phase in [Phase.load, *runs]:
-        run = runs.get(phase, MetaRun(0, 0.0))
-        if device_type == "cpu":
-            held = waiting + round(run.peak_bytes * CPU_OVERHEAD)
+    text = {name: each for name, each in weights.items() if name == TEXT_ENCODER}
+    others = {name: each for name, each in weights.items() if name != TEXT_ENCODER}
+    if Phase.prompt in runs:
+        plans.append(_plan_prompt(text[TEXT_ENCODER], runs[Phase.prompt], placement))
+    peak = loading_peak(others)
+    on_device = peak if placement.device_type == "cpu" else _loaded_device_bytes(others, placement.offload)
+    plans.append(PhasePlan(Phase.load, on_device, peak, 0.0))
+    done: set[str] = set()
+    for phase, run in runs.items():
+        if phase is Phase.prompt:
+            continue
+        done |= {name for name in others if _runs_in(name, phase)}
+        activations = run.peak_bytes + max(others[name].dequantized for name in others if _runs_in(name, phase))
+        if placement.device_type == "cpu":
+            is_retained = phase is Phase.denoise and not any(each.dequantized for each in others.values())
+            held = sum(each.own for each in others.values()) + activations + (HEAP_GROWTH_BYTES if is_retained else 0)
             plans.append(PhasePlan(phase, held, held, run.operations))
             continue
-        resident = _resident_bytes(weights, phase, offload)
-        main = waiting if offload != "none" or phase is Phase.load else 0
-        plans.append(PhasePlan(phase, resident + run.peak_bytes, main, run.operations))
+        main = _offloaded_main_bytes(others, placement, done)
+        resident = _resident_bytes(others, phase, placement.offload)
+        plans.append(PhasePlan(phase, resident + activations, main, run.operations))
     return plans
 
 
-def _resident_bytes(weights: Mapping[str, int], phase: Phase, offload: str) -> int:
-    """Bytes of the weights that are on a GPU in a phase."""
+def _plan_prompt(weights: LoadedWeights, run: MetaRun, placement: Placement) -> PhasePlan:
+    """The text encoder is alone in memory."""
+    loading = loading_peak({TEXT_ENCODER: weights})
+    run = run._replace(peak_bytes=run.peak_bytes + weights.dequantized)
+    if placement.device_type == "cpu":
+        held = max(loading, weights.own + run.peak_bytes)
+        return PhasePlan(Phase.prompt, held, held, run.operations)
+    if placement.text_encoder_on_cpu:
+        return PhasePlan(Phase.prompt, 0, max(loading, weights.own + run.peak_bytes), run.operations)
+    if placement.offload != "group":
+        return PhasePlan(Phase.prompt, weights.total + run.peak_bytes, loading, run.operations)
+    main = max(loading, weights.total if placement.is_pinned else weights.own)
+    return PhasePlan(Phase.prompt, weights.onloaded_group + run.peak_bytes, main, run.operations)
+
+
+def _runs_in(component: str, phase: Phase) -> bool:
+    return component.removesuffix("_2") == PHASE_COMPONENTS[phase]
+
+
+def _loaded_device_bytes(weights: Mapping[str, LoadedWeights], offload: str) -> int:
+    """Bytes on a GPU once everything is loaded."""
     if offload == "none":
-        return sum(weights.values())
-    if phase is Phase.load:
+        return sum(each.total for each in weights.values())
+    return sum(weights[name].total for name in GPU_RESIDENT_COMPONENTS if name in weights) if offload == "group" else 0
+
+
+def _resident_bytes(weights: Mapping[str, LoadedWeights], phase: Phase, offload: str) -> int:
+    """Most bytes of the weights on a GPU in a phase."""
+    running = [name for name in weights if _runs_in(name, phase)]
+    if offload == "model":
+        return max(weights[name].total for name in running)
+    moved = [weights[name].onloaded_group for name in running if name not in GPU_RESIDENT_COMPONENTS]
+    return _loaded_device_bytes(weights, offload) + (max(moved, default=0) if offload == "group" else 0)
+
+
+def _offloaded_main_bytes(weights: Mapping[str, LoadedWeights], placement: Placement, done: Collection[str]) -> int:
+    """Main memory of the process for weights that wait there: what comes back from a GPU is no longer mapped."""
+    if placement.offload == "none":
         return 0
-    if offload == "group":
-        return sum(weights.get(name, 0) for name in GPU_RESIDENT_COMPONENTS)
-    return max(size for name, size in weights.items() if name.removesuffix("_2") == PHASE_COMPONENTS[phase])
+    waiting = dict(weights)
+    if placement.offload == "group":
+        waiting = {name: each for name, each in weights.items() if name not in GPU_RESIDENT_COMPONENTS}
+        if placement.is_pinned:
+            return sum(each.total for each in waiting.values())
+    return sum(each.total if name in done else each.own for name, each in waiting.items())
 
 
 def run_configuration(
@@ -160,6 +220,7 @@ def run_configuration(
         device_type,
         device_memory,
         max_text_tokens=config.max_text_tokens,
+        vae_tiling=config.optimizations.vae_tiling,
     )
 
 
@@ -172,6 +233,7 @@ def run_phases(
     device_memory: int,
     window_seconds: float = AUDIO_WINDOW_SECONDS,
     max_text_tokens: int = 512,
+    vae_tiling: bool = False,
 ) -> dict[Phase, MetaRun]:
     """Returns what the activations of each phase take, and its operations, by running it on the meta device.
 
@@ -184,6 +246,7 @@ def run_phases(
         device_memory: its memory in bytes.
         window_seconds: length of the audio windows.
         max_text_tokens: tokens that prompts are padded to.
+        vae_tiling: whether the VAE works on tiles.
     """
     on_cpu = device_type == "cpu"
     for name, model in models.items():
@@ -195,6 +258,8 @@ def run_phases(
         if dtype is torch.bfloat16:
             use_float32_attention(transformer)
     autoencoder = VideoAutoencoder(vae)
+    if vae_tiling:
+        vae.enable_tiling()
     latents = _latent_shape(plan, size, transformer.config.out_channels)
     windows = plan_windows(latents[2], plan.window_length, plan.window_overlap)
     window_frames = len(windows[0].frame_indices)
@@ -215,7 +280,7 @@ def run_phases(
         return lambda latents: model.predict(latents, torch.zeros(()), guidance)
 
     work: dict[Phase, Callable[[], object]] = {
-        Phase.prompt: lambda: models["text_encoder"](
+        Phase.prompt: lambda: models[TEXT_ENCODER](
             torch.zeros(1, size.prompt_tokens, dtype=torch.long), torch.ones(1, size.prompt_tokens, dtype=torch.long)
         ),
         Phase.image: lambda: models["image_encoder"](
@@ -236,7 +301,7 @@ def run_phases(
     runs = {}
     for phase, call in work.items():
         if PHASE_COMPONENTS[phase] in models:
-            run = run_on_meta(call, models.values(), blocked_convolutions=on_cpu)
+            run = run_on_meta(call, models.values())
             runs[phase] = run._replace(operations=run.operations * repeats.get(phase, 1))
     if "transformer_2" in models:  # the other expert has a cache of its own
         run = runs[Phase.denoise]
@@ -245,8 +310,9 @@ def run_phases(
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    dtype_of = encoder_parameter_dtype if isinstance(model, PreTrainedModel) else parameter_dtype
     for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(parameter_dtype(model, name, dtype))
+        parameter.data = parameter.data.to(dtype_of(model, name, dtype))
 
 
 def _latent_shape(plan: GenerationPlan, size: VideoSize, channels: int) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
 """Runs models on the meta device to learn what a run takes: bytes of the tensors alive at once, and operations.
 
-Kernels' own workspaces are not seen. Attention counts as a fused kernel, which stores no logits. A convolution on a CPU
-also holds its input and output in oneDNN's blocked layout, which is included on request.
+Kernels' own workspaces are not seen. Attention counts as a fused kernel, which stores no logits.
 """
 
 import math
@@ -27,26 +26,24 @@ class MetaRun(NamedTuple):
     """Of matrix products, convolutions and attention."""
 
 
-def run_on_meta(work: Callable[[], object], models: Iterable[nn.Module], blocked_convolutions: bool) -> MetaRun:
+def run_on_meta(work: Callable[[], object], models: Iterable[nn.Module]) -> MetaRun:
     """Runs `work`, which calls `models` on the meta device, and returns what it takes.
 
     Args:
         models: models whose weights are not counted.
-        blocked_convolutions: whether convolutions copy input and output to another layout, as on a CPU.
     """
     for _ in range(2):  # what the first run loads on its way keeps some of its tensors alive
-        tracker = _Tracker(models, blocked_convolutions)
+        tracker = _Tracker(models)
         with torch.no_grad(), torch.device("meta"), tracker, _FusedAttention(tracker):
             work()
     return MetaRun(tracker.peak, tracker.operations)
 
 
 class _Tracker(TorchDispatchMode):
-    def __init__(self, models: Iterable[nn.Module], blocked_convolutions: bool) -> None:
+    def __init__(self, models: Iterable[nn.Module]) -> None:
         super().__init__()
         self.alive = self.peak = 0
         self.operations = 0.0
-        self.blocked_convolutions = blocked_convolutions
         self._known = {
             value.untyped_storage()._cdata for model in models for value in (*model.parameters(), *model.buffers())
         }
@@ -59,8 +56,6 @@ class _Tracker(TorchDispatchMode):
         for value in tree_iter(output):
             if isinstance(value, Tensor):
                 self._add(value.untyped_storage())
-        if self.blocked_convolutions and packet is torch.ops.aten.convolution:
-            self.peak = max(self.peak, self.alive + args[0].nbytes + output.nbytes)
         return output
 
     def _add(self, storage: Any) -> None:

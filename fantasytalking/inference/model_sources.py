@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +25,9 @@ from fantasytalking.inference.optimizations import (
     apply_optimizations,
 )
 from fantasytalking.inference.placement import place_pipeline, place_text_encoder
+from fantasytalking.models.cpu.memory import retain_freed_memory_while_running, return_freed_memory
 from fantasytalking.models.presets import load_model_config
+from fantasytalking.models.stored_linear import stored_weight_names
 from fantasytalking.pipeline.loading.component_files import resolve_components
 from fantasytalking.pipeline.loading.encoder_checks import check_audio_encoder_config
 from fantasytalking.pipeline.loading.model_components import align_weights
@@ -166,13 +168,17 @@ def resolve_paths(names: Mapping[str, str | None], base_source: str) -> dict[str
 
 
 def load_pipeline(
-    config: InferConfig, model: ResolvedModel, prompts: Collection[str] | None = None
+    config: InferConfig,
+    model: ResolvedModel,
+    prompts: Collection[str] | None = None,
+    on_prompts_encoded: Callable[[], object] = lambda: None,
 ) -> FantasyTalkingPipeline:
     """Loads the pipeline of a configuration on its device, with the requested optimizations.
 
     Args:
         prompts: the only prompts that the pipeline is to follow. They are encoded first, and the text encoder, umT5-XXL
             with more than 5 billion weights, is freed before any other component is loaded; None: it is kept.
+        on_prompts_encoded: called once it is freed.
 
     Raises:
         InputError: a component is damaged, incomplete or of another kind.
@@ -191,6 +197,7 @@ def load_pipeline(
         if prompts is not None:
             encoded = _encode_prompts(config, model, prompts)
             progress("text encoder")
+            on_prompts_encoded()
             given = {"text_encoder": None, "tokenizer": None}
         if is_saved:
             pipe = FantasyTalkingPipeline.from_stored_model(
@@ -216,9 +223,13 @@ def load_pipeline(
     if is_saved:
         _report_ignored_settings(pipe, config, model)
     apply_optimizations(pipe.experts, config.optimizations, model.device)
+    if model.device.type == "cpu":
+        dense = [transformer for transformer in pipe.experts if not stored_weight_names(transformer)]
+        retain_freed_memory_while_running(dense, [pipe.vae.encoder.conv_in, pipe.vae.decoder.conv_in])
     if config.optimizations.vae_tiling:
         pipe.vae.enable_tiling()
     place_pipeline(pipe, config, model.device)
+    return_freed_memory()  # of layers that were initialized, converted or moved to the device
     return pipe
 
 
@@ -233,6 +244,7 @@ def _encode_prompts(config: InferConfig, model: ResolvedModel, prompts: Collecti
     encoded = EncodedPrompts.encode(encoder, prompts)
     del encoder
     gc.collect()  # hooks of offloading refer to the modules that they belong to
+    return_freed_memory()
     if model.device.type != "cpu":
         torch.accelerator.empty_cache()
     return encoded

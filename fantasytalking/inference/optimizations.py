@@ -21,7 +21,6 @@ from fantasytalking.common.hub import resolve_local
 from fantasytalking.common.validation import check_ranges
 from fantasytalking.models.cpu.attention import use_float32_attention
 from fantasytalking.models.cpu.fused_block import fuse_blocks
-from fantasytalking.models.cpu.memory import retain_freed_memory
 from fantasytalking.models.experts import Expert, Experts
 from fantasytalking.models.lora_schedule import StepStrength
 from fantasytalking.models.transformer import FantasyTalkingTransformer3DModel
@@ -239,7 +238,7 @@ class OptimizationConfig:
 
 
 def apply_optimizations(experts: Experts, config: OptimizationConfig, device: torch.device) -> None:
-    """Applies `config` to the transformers, and on a CPU the faster attention and memory reuse.
+    """Applies `config` to the transformers, and on a CPU the faster attention.
 
     Raises:
         InputError: a LoRA does not fit, or as `OptimizationConfig.check_experts`.
@@ -262,7 +261,6 @@ def _optimize_transformer(
     if config.quantization in (WeightQuantization.int8, WeightQuantization.float8):
         quantize_blocks(transformer, config.quantization)
     if device.type == "cpu":  # before step caches, whose hooks wrap the blocks
-        retain_freed_memory()
         fuse_blocks(transformer)
         if transformer.dtype is torch.bfloat16:
             use_float32_attention(transformer)

@@ -80,7 +80,7 @@ def run_checkpointed(model: Any, block: nn.Module, *args: Any) -> Any:
     return model._gradient_checkpointing_func(block, *args)
 
 
-def float32_module_names(model: nn.Module) -> tuple[str, ...]:
+def float32_module_names(model: nn.Module | type[nn.Module]) -> tuple[str, ...]:
     """Parts of parameter names whose parameters diffusers keeps in float32."""
     return tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
 

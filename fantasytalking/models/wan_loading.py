@@ -146,7 +146,7 @@ def build_from_wan(
         )
     if materialize:
         read = [name for name in expected if name not in kept]
-        state = {name: _cast_base_tensor(name, tensors.read(name), dtype, model) for name in read}
+        state = {name: _read_base_tensor(tensors, name, dtype, model) for name in read}
     else:
         assert dtype is not None, "tensors that are not read need a dtype"
         state = {
@@ -166,12 +166,12 @@ def initialize_new_module(module: nn.Module, dtype: torch.dtype) -> None:
     if isinstance(module, PortraitCrossAttention):
         for name in module.decoupled:
             for projection in module.pair(name):
-                projection.to_empty(device="cpu").to(dtype)
+                projection.to(dtype).to_empty(device="cpu")
         module.reset_decoupled_parameters()
     elif isinstance(module, RegisteredModule):
         module.materialize(dtype)
     elif isinstance(module, AudioProjector | FaceResampler | MotionEmbedder | ExpressionProjector):
-        module.to_empty(device="cpu").to(dtype)
+        module.to(dtype).to_empty(device="cpu")
         module.reset_parameters()
 
 
@@ -431,9 +431,12 @@ def parameter_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dt
     return torch.float32 if keep else dtype
 
 
-def _cast_base_tensor(
-    name: str, tensor: torch.Tensor, dtype: torch.dtype | None, model: FantasyTalkingTransformer3DModel
+def _read_base_tensor(
+    tensors: LazyTensors, name: str, dtype: torch.dtype | None, model: FantasyTalkingTransformer3DModel
 ) -> torch.Tensor:
+    if dtype is not None and name in tensors.quantized:
+        return tensors.read_as(name, parameter_dtype(model, name, dtype))
+    tensor = tensors.read(name)
     if not tensor.is_floating_point():
         raise InputError(
             f"the base tensor '{name}' is {tensor.dtype}; floating-point weights are required",

@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fantasytalking.common import stored_tensors
 from fantasytalking.common.errors import ErrorCode
 from fantasytalking.common.stored_tensors import LazyTensors
 from fantasytalking.common.weight_files import open_weights
 from tests.helpers.errors import raises_input_error
-from tests.helpers.repacked_files import write_gguf
+from tests.helpers.repacked_files import write_gguf, write_quantized_gguf
 
 STANDARD = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "IQ4_XS"]
 K_QUANTS = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
@@ -69,6 +70,25 @@ def test_a_tensor_that_was_stored_with_other_axes_gets_its_own_back(tmp_path: Pa
     writer.write_tensors_to_file()
     writer.close()
     assert np.array_equal(open_weights(tmp_path / "file.gguf").read("x").numpy(), values.reshape(8, 2, 4))
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "one scale", "scale per row", "no scale"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_quantized_matrix_is_read_in_parts_with_the_same_values(
+    tmp_path: Path, kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_tensors, "MAX_DEQUANTIZED_VALUES", 128)
+    values = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    path = tmp_path / ("file.gguf" if kind.startswith("Q") else "file.safetensors")
+    if kind.startswith("Q"):
+        write_quantized_gguf(path, {"x.weight": values}, kind)
+    else:
+        scale = {"one scale": torch.tensor(0.3), "scale per row": torch.arange(1.0, 6), "no scale": None}[kind]
+        tensors = {"x.weight": values.to(torch.float8_e4m3fn), "x.scale_weight": scale}
+        save_file({name: value for name, value in tensors.items() if value is not None}, path)
+    stored = open_weights(path)
+    assert "x.weight" in stored.quantized
+    assert torch.equal(stored.read_as("x.weight", dtype), stored.read("x.weight").to(dtype))
 
 
 def text(value: bytes) -> bytes:

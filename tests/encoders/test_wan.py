@@ -19,7 +19,8 @@ from fantasytalking.encoders.wan import (
 from fantasytalking.encoders.wan_layout import first_frame_mask, pad_prompt_embeds
 from tests.helpers.errors import raises_input_error
 from tests.helpers.paths import ROOT
-from tests.helpers.tiny_components import IMAGE_DIM, TEXT_DIM
+from tests.helpers.tiny_components import IMAGE_DIM, TEXT_DIM, tiny_vae
+from tests.helpers.tiny_wan22 import tiny_vae_5b
 
 PROMPT = "A woman talks & smiles."
 
@@ -178,3 +179,19 @@ def test_tiles_equal_the_whole_image_up_to_a_few_gray_levels() -> None:
     torch.testing.assert_close(autoencoder.encode(image), latents, atol=0.01, rtol=0)
     difference = (autoencoder.decode(latents) - whole).abs()
     assert 0 < difference.max() < 5 * 2 / 255 and difference.mean() < 2 / 255
+
+
+@pytest.mark.parametrize("patched", [False, True], ids=["Wan 2.1", "Wan 2.2"])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 136), (160, 40)])
+def test_decoding_tile_by_tile_equals_diffusers_bit_for_bit(patched: bool, height: int, width: int) -> None:
+    vae = tiny_vae_5b() if patched else tiny_vae()
+    vae.enable_tiling(64, 64, 48, 48)
+    side = vae.config["scale_factor_spatial"]
+    size = (1, vae.config["z_dim"], 3, height // side, width // side)
+    latents = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    autoencoder = VideoAutoencoder(vae)
+    with torch.no_grad():
+        pieces = torch.cat(list(autoencoder.iter_decode(latents)), dim=1)
+        mean, std = (torch.tensor(vae.config[f"latents_{name}"]).view(1, -1, 1, 1, 1) for name in ("mean", "std"))
+        expected = vae.tiled_decode(latents * std + mean).sample[0]
+    assert pieces.shape == (3, 9, height // side * side, width // side * side) and torch.equal(pieces, expected)

@@ -77,7 +77,7 @@ def test_a_tensor_too_few_or_too_many_is_named(base: WanTransformer3DModel, tmp_
 
 
 def test_quantized_tensors_are_held_one_at_a_time(base: WanTransformer3DModel, tmp_path: Path) -> None:
-    """Besides the model in its dtype, loading holds no more than the tensor that it reads."""
+    """Besides the model in its dtype, loading holds no more than the tensor that it reads, of a matrix some rows."""
     write_quantized_gguf(tmp_path / "wan.gguf", original_names(base))
     config, stored = open_wan_single_file(tmp_path / "wan.gguf")
     held: list[weakref.ref[Tensor]] = []
@@ -90,4 +90,4 @@ def test_quantized_tensors_are_held_one_at_a_time(base: WanTransformer3DModel, t
         return value
 
     model = build_from_wan(config, PORTRAIT, replace(stored, read=read), torch.bfloat16)
-    assert len(held) > 20 and model.blocks[0].attn1.to_q.weight.dtype is torch.bfloat16
+    assert held and model.blocks[0].attn1.to_q.weight.dtype is torch.bfloat16

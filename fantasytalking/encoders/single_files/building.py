@@ -47,7 +47,7 @@ def build_from_tensors(
     check_shapes(tensors.shapes, expected, f"{component_name} '{tensors.source}'", "get the file again from its source")
     kept = keep_stored_weights(model, tensors, expected, dtype) if keep_quantized else set()
     read = [name for name in expected if name not in kept]
-    state = {name: _read(tensors, name).to(_parameter_dtype(model, name, dtype)) for name in read}
+    state = {name: _read(tensors, name, encoder_parameter_dtype(model, name, dtype)) for name in read}
     state |= {name: value for name, value in model.state_dict().items() if name in kept}
     model.load_state_dict(state | {alias: state[name] for alias, name in tied.items()}, strict=True, assign=True)
     for alias, name in tied.items():
@@ -123,7 +123,9 @@ def axis_sizes(tensors: LazyTensors, name: str, num_axes: int, requirement: str)
     return shape
 
 
-def _read(tensors: LazyTensors, name: str) -> Tensor:
+def _read(tensors: LazyTensors, name: str, dtype: torch.dtype) -> Tensor:
+    if name in tensors.quantized:
+        return tensors.read_as(name, dtype)
     value = tensors.read(name)
     if not value.is_floating_point():
         raise InputError(
@@ -132,10 +134,10 @@ def _read(tensors: LazyTensors, name: str) -> Tensor:
             field=name,
             value=value.dtype,
         )
-    return value
+    return value.to(dtype)
 
 
-def _parameter_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
+def encoder_parameter_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
     """Returns `dtype`, or float32 for a module that transformers keeps in float32 in place of float16."""
     kept = getattr(model, "_keep_in_fp32_modules", None) or () if dtype is torch.float16 else ()
     return torch.float32 if any(part in kept for part in name.split(".")) else dtype

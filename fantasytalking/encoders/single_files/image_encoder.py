@@ -54,6 +54,23 @@ def load_image_encoder_file(
     Raises:
         InputError: the file cannot be read, is another model, or has tensors too few or too many.
     """
+    config, tensors = open_image_encoder_file(path)
+    model = build_from_tensors(
+        lambda: CLIPVisionModel._from_config(config, attn_implementation=ATTENTION_IMPLEMENTATION),
+        tensors,
+        dtype,
+        "image encoder",
+    )
+    size = {"height": config.image_size, "width": config.image_size}
+    return model, CLIPImageProcessorPil(size={"shortest_edge": config.image_size}, crop_size=size)
+
+
+def open_image_encoder_file(path: Path) -> tuple[CLIPVisionConfig, LazyTensors]:
+    """Returns the configuration that follows from the shapes in a file, and its tensors in transformers' names.
+
+    Raises:
+        InputError: the file cannot be read or is another model.
+    """
     tensors = _with_transformers_names(open_weights(path))
     width = axis_sizes(tensors, "embeddings.class_embedding", 1, _REQUIREMENT)[0]
     patch = axis_sizes(tensors, "embeddings.patch_embedding.weight", 4, _REQUIREMENT)[-1]
@@ -75,14 +92,7 @@ def load_image_encoder_file(
         patch_size=patch,
         hidden_act="gelu",
     )
-    model = build_from_tensors(
-        lambda: CLIPVisionModel._from_config(config, attn_implementation=ATTENTION_IMPLEMENTATION),
-        tensors,
-        dtype,
-        "image encoder",
-    )
-    size = {"height": side, "width": side}
-    return model, CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=size)
+    return config, tensors
 
 
 def _with_transformers_names(tensors: LazyTensors) -> LazyTensors:

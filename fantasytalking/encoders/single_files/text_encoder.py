@@ -63,6 +63,23 @@ def load_text_encoder_file(
     Raises:
         InputError: the file cannot be read, is another model, or has tensors too few or too many.
     """
+    config, tensors = open_text_encoder_file(path)
+    return build_from_tensors(
+        lambda: UMT5EncoderModel._from_config(config, attn_implementation=ATTENTION_IMPLEMENTATION),
+        tensors,
+        dtype,
+        "text encoder",
+        _TIED,
+        keep_quantized,
+    )
+
+
+def open_text_encoder_file(path: Path) -> tuple[UMT5Config, LazyTensors]:
+    """Returns the configuration that follows from the shapes in a file, and its tensors in transformers' names.
+
+    Raises:
+        InputError: the file cannot be read or is another model.
+    """
     tensors = _with_transformers_names(without_prefix(open_weights(path), _PREFIXES))
     vocabulary, width = axis_sizes(tensors, "shared.weight", 2, _REQUIREMENT)
     first = "encoder.block.0.layer"
@@ -77,14 +94,7 @@ def load_text_encoder_file(
         num_heads=heads,
         relative_attention_num_buckets=buckets,
     )
-    return build_from_tensors(
-        lambda: UMT5EncoderModel._from_config(config, attn_implementation=ATTENTION_IMPLEMENTATION),
-        tensors,
-        dtype,
-        "text encoder",
-        _TIED,
-        keep_quantized,
-    )
+    return config, tensors
 
 
 def has_tokenizer(path: Path) -> bool:

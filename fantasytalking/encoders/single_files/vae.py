@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -39,12 +40,21 @@ def load_vae_file(path: Path, dtype: torch.dtype = torch.float32) -> Autoencoder
     Raises:
         InputError: the file cannot be read, is another model, or has tensors too few or too many.
     """
+    config, tensors = open_vae_file(path)
+    return build_from_tensors(lambda: AutoencoderKLWan(**config), tensors, dtype, "VAE")
+
+
+def open_vae_file(path: Path) -> tuple[dict[str, Any], LazyTensors]:
+    """Returns the configuration that follows from the shapes in a file, and its tensors in diffusers' names.
+
+    Raises:
+        InputError: the file cannot be read or is another model.
+    """
     tensors = _open(path)
     width = axis_sizes(tensors, "encoder.conv_in.weight", 5, _REQUIREMENT)[0]
     decoder_width = axis_sizes(tensors, "decoder.norm_out.gamma", 4, _REQUIREMENT)[0]
-    channels = _latent_channels(tensors)
-    config = PUBLISHED_VAES[channels] | {"base_dim": width, "decoder_base_dim": decoder_width}
-    return build_from_tensors(lambda: AutoencoderKLWan(**config), tensors, dtype, "VAE")
+    config = PUBLISHED_VAES[_latent_channels(tensors)] | {"base_dim": width, "decoder_base_dim": decoder_width}
+    return config, tensors
 
 
 def read_vae_channels(path: Path) -> int:

@@ -4,82 +4,23 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast, Wav2Vec2FeatureExtractor
 
 from fantasytalking.checkpoints.adapter import ADAPTER_FILE, AdapterConfig
-from fantasytalking.inference.rehearsal.random_weights import Shapes, stored_bytes, write_safetensors, write_shards
-from fantasytalking.models.experts import Expert
+from fantasytalking.common.gguf_file import GGUF_SUFFIX
+from fantasytalking.inference.rehearsal.random_weights import write_gguf, write_safetensors, write_shards
+from fantasytalking.inference.rehearsal.stored_layouts import REHEARSED_MODULES, StoredFiles
 from fantasytalking.models.presets import ModelConfig
-from fantasytalking.models.wan_loading import adapter_module_of
-from fantasytalking.pipeline.loading.options import FLOAT32_COMPONENTS
 
-REHEARSED_MODULES = ("audio", "face", "motion")
-TIED_NAMES = ("encoder.embed_tokens.weight",)
-"""umT5's second name of its embedding, which files leave out."""
 FOLDER_STEMS = {"vae": "diffusion_pytorch_model", "transformer": "diffusion_pytorch_model"}
 """Names of weight files; those of transformers' models are `model`."""
-
-
-class WeightFormat(Enum):
-    """How the transformer and the text encoder are stored; the other components are always in diffusers' folders."""
-
-    safetensors = "safetensors"
-    """bfloat16 in diffusers' folders, in shards of 5 GiB."""
-    fp8 = "fp8"
-    """One file each in float8_e4m3fn without scales, which is read as bfloat16."""
-
-
-SINGLE_FILE_COMPONENTS = ("transformer", "transformer_2", "text_encoder")
-StoredFiles = dict[str, tuple[str, Shapes, torch.dtype]]
-"""Component, tensors and dtype of every file or folder of shards, by path in the work folder."""
-
-
-def plan_files(models_by_name: Mapping[str, Any], weight_format: WeightFormat) -> StoredFiles:
-    """Returns what is written. A path that ends in .safetensors is one file, any other a folder of shards."""
-    files: StoredFiles = {}
-    for name, model in models_by_name.items():
-        shapes = {key: tuple(value.shape) for key, value in model.state_dict().items() if key not in TIED_NAMES}
-        if name.startswith("transformer"):
-            adapter = {key: shape for key, shape in shapes.items() if adapter_module_of(key) in REHEARSED_MODULES}
-            files[f"{_adapter_folder(name)}/{ADAPTER_FILE}"] = name, adapter, torch.bfloat16
-            shapes = {key: shape for key, shape in shapes.items() if adapter_module_of(key) is None}
-        if weight_format is WeightFormat.fp8 and name in SINGLE_FILE_COMPONENTS:
-            files[f"files/{name}_fp8_e4m3fn.safetensors"] = name, shapes, torch.float8_e4m3fn
-        else:
-            files[f"base/{name}"] = name, shapes, torch.float32 if name in FLOAT32_COMPONENTS else torch.bfloat16
-    return files
-
-
-def files_bytes(files: StoredFiles) -> int:
-    """Returns the bytes on the disk of `plan_files`, without headers and configurations."""
-    return sum(stored_bytes(shapes, dtype) for _, shapes, dtype in files.values())
-
-
-def plan_loading(
-    models_by_name: Mapping[str, Any], files: StoredFiles, is_copied: bool
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Returns the bytes of each component once it is loaded, and the part that is not used where it is mapped.
-
-    Args:
-        models_by_name: in the dtypes that they are loaded in.
-        is_copied: whether weights of the right dtype are copied, too.
-    """
-    weights, copied = dict.fromkeys(models_by_name, 0), dict.fromkeys(models_by_name, 0)
-    for path, (component, shapes, dtype) in files.items():
-        parameters = dict(models_by_name[component].named_parameters())
-        for name in shapes:
-            size = parameters[name].nbytes
-            weights[component] += size
-            if is_copied or path.endswith(ADAPTER_FILE) or parameters[name].dtype != dtype:
-                copied[component] += size
-    return weights, copied
+GGUF_ARCHITECTURES = {"text_encoder": "t5encoder"}
+"""Entries of the metadata of GGUF files; that of a transformer is wan."""
 
 
 def write_model(
@@ -98,16 +39,13 @@ def write_model(
     Raises:
         InputError: the disk is full or cannot be written.
     """
-    for path, (_, shapes, dtype) in files.items():
-        target = work / path
-        if target.suffix == ".safetensors":
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_safetensors(target, shapes, dtype, alignment)
-        else:
-            write_shards(target, FOLDER_STEMS.get(target.name.removesuffix("_2"), "model"), shapes, dtype, alignment)
-    _write_descriptions(work / "base", preset, models_by_name)
+    write_files(work, files, alignment)
+    in_folders = {stored.component for path, stored in files.items() if path.startswith("base/")}
+    _write_descriptions(
+        work / "base", preset, {name: models_by_name[name] for name in models_by_name if name in in_folders}
+    )
     settings = [f"base={work / 'base'}", f"audio_encoder={work / 'base/audio_encoder'}", "face_encoder=null"]
-    for path in files:
+    for path, stored in files.items():
         target = work / path
         if target.name == ADAPTER_FILE:
             expert = "low" if target.parent.name.endswith("_2") else "high"
@@ -116,13 +54,24 @@ def write_model(
             )
             _write_json(target.parent / "config.json", asdict(described))
             settings.append(f"{target.parent.name}={target.parent}")
-        elif target.suffix == ".safetensors":
-            settings.append(f"components.{target.name.removesuffix('_fp8_e4m3fn.safetensors')}={target}")
+        elif target.suffix:
+            settings.append(f"components.{stored.component}={target}")
     return settings
 
 
-def _adapter_folder(component: str) -> str:
-    return "adapter_2" if component == Expert.low.component else "adapter"
+def write_files(work: Path, files: StoredFiles, alignment: int) -> None:
+    """Writes the weights alone; arguments and errors as of `write_model`."""
+    for path, stored in files.items():
+        target = work / path
+        if target.suffix:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        if target.suffix == GGUF_SUFFIX:
+            write_gguf(target, stored.tensors, GGUF_ARCHITECTURES.get(stored.component, "wan"))
+        elif target.suffix:
+            write_safetensors(target, stored.tensors, alignment)
+        else:
+            stem = FOLDER_STEMS.get(stored.component.removesuffix("_2"), "model")
+            write_shards(target, stem, stored.tensors, alignment)
 
 
 def _write_descriptions(base: Path, preset: ModelConfig, models_by_name: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Rehearses a generation: writes random weights in true sizes, generates a video, and compares it with the plan."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from fantasytalking.common.config import load_config, preset_path
+from fantasytalking.common.devices import resolve_device, total_memory
 from fantasytalking.common.errors import ErrorCode, InputError
 from fantasytalking.common.process_memory import PeakMemory, available_memory
 from fantasytalking.common.resources import resource_path
@@ -17,18 +19,20 @@ from fantasytalking.inference.config import InferConfig
 from fantasytalking.inference.doctor import measure_matmul_rate
 from fantasytalking.inference.generate import generate_video
 from fantasytalking.inference.job import GenerationJob
-from fantasytalking.inference.memory_plan import Phase, PhasePlan, plan_phases, run_configuration
+from fantasytalking.inference.loading_plan import onloaded_groups
+from fantasytalking.inference.memory_plan import Phase, PhasePlan, Placement, plan_phases, run_configuration
 from fantasytalking.inference.model_sources import ResolvedModel, find_source, load_pipeline, resolve_model
-from fantasytalking.inference.rehearsal.model_files import (
+from fantasytalking.inference.optimizations import WeightQuantization
+from fantasytalking.inference.rehearsal.model_files import write_model
+from fantasytalking.inference.rehearsal.phase_monitor import PhaseMeasurement, PhaseMonitor
+from fantasytalking.inference.rehearsal.stored_layouts import (
     REHEARSED_MODULES,
     StoredFiles,
     WeightFormat,
     files_bytes,
     plan_files,
     plan_loading,
-    write_model,
 )
-from fantasytalking.inference.rehearsal.phase_monitor import PhaseMeasurement, PhaseMonitor
 from fantasytalking.inference.rehearsal.work_folder import (
     begin_weights,
     check_disk,
@@ -64,6 +68,8 @@ class RehearsalRequest:
     """Whether weights lie at addresses that a CPU computes with where they are mapped. Published files mostly do not,
     and are copied."""
     device: str = "auto"
+    settings: Sequence[str] = ()
+    """Further settings of inference, KEY=VALUE."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,10 @@ class PhaseResult:
 
     phase: str
     planned_seconds: float | None
-    """Operations over the measured rate of a large matrix product."""
+    """Operations over the measured rate of a large matrix product; on a CPU, in seconds of one core."""
     seconds: float
+    core_seconds: float
+    """Of all threads of this process, whatever else the machine does."""
     planned_bytes: int
     """Main memory of its own on a CPU, device memory on a GPU."""
     bytes: int | None
@@ -117,7 +125,7 @@ def rehearse(request: RehearsalRequest) -> Rehearsal:
     preset = load_model_config(request.preset)
     source = find_source(preset.base)
     base = source if source is not None and source.is_dir() else None
-    models = build_meta_components(preset, base, request.layers)
+    models = build_meta_components(preset, base, num_layers=request.layers)
     files = plan_files(models, request.weight_format)
     description = {
         "preset": request.preset,
@@ -129,7 +137,7 @@ def rehearse(request: RehearsalRequest) -> Rehearsal:
     if not is_written:
         check_disk(request.work, files_bytes(files) + HEADER_BYTES)
     config = load_config(InferConfig, preset_path(request.preset, "infer"), _settings(request, []))
-    device = torch.device("cuda" if torch.cuda.is_available() and request.device != "cpu" else "cpu")
+    device = resolve_device(request.device, "--device")
     planned = _plan(request, preset, models, files, config, device)
     _check_memory(planned)
     settings_file = request.work / "settings.txt"
@@ -148,7 +156,7 @@ def _settings(request: RehearsalRequest, settings: list[str]) -> list[str]:
     """The random adapter has no face encoder, so its face attention is off."""
     own = [f"sizes=[{request.size}]", "face_scale=0", f"device={request.device}", "adapter_2=null", "base=null"]
     own += [] if request.steps is None else [f"num_inference_steps={request.steps}"]
-    return [*own, *settings]
+    return [*own, *settings, *request.settings]
 
 
 def _plan(
@@ -162,10 +170,18 @@ def _plan(
     facts = ModelFacts(
         REHEARSED_MODULES, None, preset.geometry, False, False, {}, has_experts=preset.boundary_ratio is not None
     )
-    memory = available_memory().total if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory
-    runs = run_configuration(config, facts, models, request.frames, device.type, memory)
-    weights, copied = plan_loading(models, files, is_copied=not request.aligned and device.type == "cpu")
-    return plan_phases(weights, copied, runs, config.offload.value, device.type)
+    runs = run_configuration(config, facts, models, request.frames, device.type, total_memory(device))
+    settings = config.optimizations
+    weights = plan_loading(
+        models,
+        files,
+        config.dtype.torch_dtype,
+        is_aligned=request.aligned,
+        is_for_cpu=device.type == "cpu",
+        keeps_quantized=settings.quantization is WeightQuantization.stored,
+        groups=onloaded_groups(models, settings.offload_blocks, settings.offload_prefetch),
+    )
+    return plan_phases(weights, runs, Placement.of(config, device.type, config.offload.value))
 
 
 def _check_memory(planned: list[PhasePlan]) -> None:
@@ -188,8 +204,8 @@ def _generate(config: InferConfig, request: RehearsalRequest) -> list[PhaseMeasu
         monitor = PhaseMonitor(peak, model.device)
 
         def load() -> FantasyTalkingPipeline:
-            monitor.begin(Phase.load)
-            pipe = load_pipeline(config, model)
+            monitor.begin(Phase.prompt)
+            pipe = load_pipeline(config, model, job.prompts, lambda: monitor.begin(Phase.load))
             monitor.watch(pipe)
             return pipe
 
@@ -206,7 +222,8 @@ def _compare(
     measured: list[PhaseMeasurement],
     device: torch.device,
 ) -> Rehearsal:
-    rates = {dtype: measure_matmul_rate(dtype) for dtype in {torch.float32, config.dtype.torch_dtype}}
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    rates = {dtype: measure_matmul_rate(dtype, clock) for dtype in {torch.float32, config.dtype.torch_dtype}}
     plans = {plan.phase: plan for plan in planned}
     results = []
     for found in measured:
@@ -218,6 +235,7 @@ def _compare(
                 found.phase.value,
                 plan.operations / rate if plan.operations else None,
                 found.seconds,
+                found.core_seconds,
                 plan.device_bytes,
                 own if found.device_bytes is None else found.device_bytes,
                 None if found.memory is None else found.memory.mapped,
