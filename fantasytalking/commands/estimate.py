@@ -33,8 +33,10 @@ def main(arguments: Sequence[str], invocation: Invocation, parameters: bool = Fa
         help="sides of square videos, rounded down to whole tokens",
     )
     parser.add_argument("--gpus", nargs="+", type=int, default=default.num_gpus, metavar="N", help="numbers of GPUs")
-    parser.add_argument("--gpu", default=default.gpu, help=f"GPU whose time is estimated: {', '.join(GPUS)}")
-    parser.add_argument("--rate", type=float, metavar="TFLOPS", help="TFLOP/s that a GPU attains, in place of --gpu")
+    parser.add_argument(
+        "--gpu", default=default.gpu, help=f"GPU whose time is estimated: {', '.join(GPUS)} (default: {default.gpu})"
+    )
+    parser.add_argument("--rate", type=float, metavar="TFLOPS", help="TFLOP/s that a GPU attains (default: by --gpu)")
     parser.add_argument("--parameters", action="store_true", default=parameters, help="count the presets' parameters")
     given = parser.parse_args(arguments)
     if given.parameters:

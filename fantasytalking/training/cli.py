@@ -48,10 +48,14 @@ def train(
     """
     parser = CommandParser(prog, description)
     default = f"default: configs/nano/{config_name}.yaml" if config_name else "required; there is no default"
-    parser.add_path("--config", help=f"the YAML of a stage; {default}")
+    parser.add_path("--config", help=f"YAML of a stage; {default}")
     parser.add_argument("--dry-run", action="store_true", help="print settings, parameters and memory; no training")
-    parser.add_argument("--gpu", help=f"with --dry-run, also estimate the time on this GPU: {', '.join(GPUS)}")
-    parser.add_argument("--clip-size", metavar="WxHxFRAMES", help="with --dry-run, the size of the largest clips")
+    parser.add_argument(
+        "--gpu", metavar="NAME", help=f"with --dry-run, estimate the time on {', '.join(GPUS)} (default: no estimate)"
+    )
+    parser.add_argument(
+        "--clip-size", metavar="WxHxFRAMES", help="with --dry-run, size of the largest clips (default: the corpus')"
+    )
     parser.add_settings("settings: batch_size=4 stage.steps=1000")
     options = parser.parse_intermixed_args(arguments)
     if options.config is None and config_name is None:
