@@ -30,10 +30,19 @@ def main(arguments: Sequence[str], invocation: Invocation) -> None:
         parser.error("the following arguments are required: --input")
 
     from fantasytalking.common.config import load_config, preset_path
+    from fantasytalking.common.errors import ErrorCode, InputError
     from fantasytalking.common.processes import connect_processes
     from fantasytalking.data.prepare.config import PreparationConfig
 
     default = given.output / "data.yaml" if given.refilter else preset_path("nano", "data")
+    if given.refilter and given.config is None and not default.is_file():
+        raise InputError(
+            f"'{given.output}' is no prepared corpus (it has no data.yaml), which --refilter needs; prepare one with "
+            "--input",
+            code=ErrorCode.missing_file,
+            field="--output",
+            value=str(given.output),
+        )
     config = load_config(PreparationConfig, given.config or default, given.overrides)
 
     from transformers.utils import logging

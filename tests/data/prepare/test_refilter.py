@@ -157,3 +157,8 @@ def test_every_filter_is_a_limit_of_a_measured_value() -> None:
         failed = first_failure(beyond, limits)
         assert failed is not None and "{" not in failed[1]
     assert first_failure({}, limits) is None
+
+
+def test_only_a_prepared_corpus_gets_other_limits(tmp_path: Path) -> None:
+    with raises_input_error(ErrorCode.missing_file, "--output", str(tmp_path)):
+        run(["prepare", "--refilter", "--output", str(tmp_path)])
