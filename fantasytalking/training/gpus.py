@@ -49,7 +49,7 @@ def find_gpu(name: str, field: str = "gpu") -> Gpu:
         if known.lower() == wanted:
             return gpu
     raise InputError(
-        f"{field} is '{name}'; known are {', '.join(GPUS)}; for another one give the rate that it attains",
+        f"{field} is '{name}'; known are {', '.join(GPUS)}; for another one use `fantasytalking estimate --rate`",
         code=ErrorCode.invalid_choice,
         field=field,
         value=name,

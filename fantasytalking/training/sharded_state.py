@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed import checkpoint as distributed_checkpoint
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_optimizer_state_dict
 from torch.distributed.tensor import DTensor
 
 TRAINED_SHARDS_FOLDER = "trained"
 """Folder within a checkpoint, with a part of every process."""
 MODEL_KEY = "model"
-_OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)
+_OPTIONS = StateDictOptions(ignore_frozen_params=True)
 
 
 def save_trained_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
@@ -22,16 +22,14 @@ def save_trained_shards(model: nn.Module, optimizer: torch.optim.Optimizer, fold
 
 
 def load_trained_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Restores what `save_trained_shards` wrote, also on another number of processes. Call on every process."""
-    state = _trained_state(model, optimizer)
+    """Restores what `save_trained_shards` wrote, also on another number of processes. Call on every process.
+
+    Raises:
+        CheckpointException: the checkpoint lacks something that trains.
+    """
+    state = _trained_state(model, optimizer)  # its weights are those of the model, so that they are loaded in place
     distributed_checkpoint.load(state, checkpoint_id=folder / TRAINED_SHARDS_FOLDER)
-    set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=state[MODEL_KEY],
-        optim_state_dict=state["optimizer"],
-        options=_OPTIONS,
-    )
+    set_optimizer_state_dict(model, optimizer, optim_state_dict=state["optimizer"], options=_OPTIONS)
 
 
 def gather_tensors(model: nn.Module, is_needed: Callable[[str], bool], keep: bool) -> dict[str, Tensor]:
