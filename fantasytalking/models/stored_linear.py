@@ -118,7 +118,7 @@ def logical_shape(weight: Tensor) -> tuple[int, ...]:
 
 
 def stored_weight_names(model: nn.Module) -> list[str]:
-    """Returns the names of the weights that stay as stored."""
+    """Returns the names of the weights that stay quantized."""
     modules = dict(model.named_modules()).items()
     return [f"{name}.weight" for name, module in modules if isinstance(module, ScaledLinear) or _has_blocks(module)]
 
